@@ -1,0 +1,1 @@
+"""Coordinated autoscaling for prefill/decode-disaggregated LLM serving."""

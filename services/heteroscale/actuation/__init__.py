@@ -1,0 +1,1 @@
+"""Placements are carried out and acknowledged."""

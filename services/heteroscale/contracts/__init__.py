@@ -1,0 +1,1 @@
+"""What travels: messages, ids, units, codec and the topic catalogue."""

@@ -1,0 +1,1 @@
+"""Commands become reserved nodes, close to each other."""

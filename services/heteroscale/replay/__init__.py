@@ -1,0 +1,1 @@
+"""Recorded topics through the live cores."""

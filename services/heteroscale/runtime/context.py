@@ -1,0 +1,19 @@
+"""What a service is given to run: the log, the prefix, health, and the word to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from heteroscale.bus.log import Log
+from heteroscale.runtime.health import Health
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Handed by the process (or a test, or the simulator) to `serve(context, settings)` of each service."""
+
+    log: Log
+    prefix: str
+    health: Health
+    stop: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,0 +1,1 @@
+"""Telemetry becomes windowed signals."""

@@ -1,0 +1,1 @@
+"""A world of engines, traffic and faults around the real loop."""

@@ -1,0 +1,1 @@
+"""Engines' figures in: the page parser and the publisher."""
