@@ -1,4 +1,4 @@
-"""What a service is given to run: the log, the prefix, health, and the word to stop."""
+"""What a service is given to run: the log, the prefix, health, metrics, and the word to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from heteroscale.bus.log import Log
 from heteroscale.runtime.health import Health
+from heteroscale.runtime.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +18,4 @@ class Context:
     prefix: str
     health: Health
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    metrics: Metrics = field(default_factory=Metrics)

@@ -1,0 +1,144 @@
+"""Every metric there is: name, kind, unit, meaning and labels. `python -m heteroscale.runtime.metrics` prints them as a table.
+
+A metric is declared once, here, in the section of its owner; code refers to the declaration, never to a name in quotes. Labels are
+bounded by configuration or by an enum (service, topic, reason code); ids never are.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+
+NAMESPACE: Final = "heteroscale"
+SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Kind(enum.StrEnum):
+    """Prometheus' kinds, as far as they are used."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(NamedTuple):
+    """A declaration. `unit` is what one step of the value is."""
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = SECONDS_BUCKETS
+
+
+CATALOGUE: Final[dict[str, Metric]] = {}
+
+
+def _declare(metric: Metric) -> Metric:
+    if metric.name in CATALOGUE:
+        raise ValueError(f"{metric.name} is declared twice")
+    CATALOGUE[metric.name] = metric
+    return metric
+
+
+def _counter(name: str, unit: str, meaning: str, *labels: str) -> Metric:
+    return _declare(Metric(f"{NAMESPACE}_{name}_total", Kind.COUNTER, unit, meaning, labels))
+
+
+def _gauge(name: str, unit: str, meaning: str, *labels: str) -> Metric:
+    return _declare(Metric(f"{NAMESPACE}_{name}", Kind.GAUGE, unit, meaning, labels))
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS_BUCKETS) -> Metric:
+    return _declare(Metric(f"{NAMESPACE}_{name}_seconds", Kind.HISTOGRAM, "seconds", meaning, labels, buckets))
+
+
+# bus
+BUS_APPENDED = _counter("bus_appended", "records", "Records appended and acknowledged by the log", "topic")
+BUS_APPEND_SECONDS = _histogram("bus_append", "From handing a batch to the log until it is durable")
+BUS_POLLED = _counter("bus_polled", "records", "Records handed out by readers and group members", "topic")
+BUS_LAG = _gauge("bus_lag", "records", "Records behind the end of a partition that this process holds", "topic", "partition")
+BUS_ERRORS = _counter("bus_errors", "errors", "Log operations that failed, by kind of error", "kind")
+BUS_REBALANCES = _counter("bus_rebalances", "rebalances", "Assignments received by a group member", "group")
+DEAD_LETTERS = _counter("dead_letters", "records", "Records or samples put in dead-letters.v1", "topic", "stage", "code")
+
+# runtime
+BUILD_INFO = _gauge("build_info", "1", "The version that runs, as a label", "version", "process")
+READY = _gauge("ready", "0 or 1", "Whether every readiness condition holds")
+TICKS = _counter("ticks", "records", "Tick records written to telemetry.v1")
+TICK_LATENESS = _histogram("tick_lateness", "How late a tick was written after its due time")
+
+# actuation
+ASSIGNMENTS = _counter("actuation_assignments", "records", "Assignments handed to the actuator; skipped are repeated or older", "outcome")
+ACKNOWLEDGEMENTS = _counter("actuation_acknowledgements", "records", "Acknowledgements written, by kind", "kind")
+
+
+class Metrics:
+    """The metrics of one process. Each instance is a registry of its own, so that tests and services never share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._collectors: dict[str, prometheus_client.Counter | prometheus_client.Gauge | prometheus_client.Histogram] = {}
+
+    def add(self, metric: Metric, amount: float = 1, /, **labels: str) -> None:
+        """Count up."""
+        collector = self._collector(metric)
+        assert isinstance(collector, prometheus_client.Counter)  # noqa: S101 - narrows the type for mypy
+        (collector.labels(**labels) if metric.labels else collector).inc(amount)
+
+    def set(self, metric: Metric, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        collector = self._collector(metric)
+        assert isinstance(collector, prometheus_client.Gauge)  # noqa: S101 - narrows the type for mypy
+        (collector.labels(**labels) if metric.labels else collector).set(value)
+
+    def observe(self, metric: Metric, value: float, /, **labels: str) -> None:
+        """Add an observation to a histogram."""
+        collector = self._collector(metric)
+        assert isinstance(collector, prometheus_client.Histogram)  # noqa: S101 - narrows the type for mypy
+        (collector.labels(**labels) if metric.labels else collector).observe(value)
+
+    def forget(self, metric: Metric, /, **labels: str) -> None:
+        """Drop one series of a gauge (a partition that went to another worker)."""
+        collector = self._collectors.get(metric.name)
+        if collector is not None:
+            collector.remove_by_labels(dict(labels))
+
+    def value(self, metric: Metric, /, **labels: str) -> float:
+        """The current value (of a histogram: its count); 0 where nothing was recorded."""
+        name = f"{metric.name}_count" if metric.kind is Kind.HISTOGRAM else metric.name
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def page(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return prometheus_client.generate_latest(self.registry)
+
+    def _collector(self, metric: Metric) -> prometheus_client.Counter | prometheus_client.Gauge | prometheus_client.Histogram:
+        collector = self._collectors.get(metric.name)
+        if collector is None:
+            collector = self._collectors[metric.name] = self._create(metric)
+        return collector
+
+    def _create(self, metric: Metric) -> prometheus_client.Counter | prometheus_client.Gauge | prometheus_client.Histogram:
+        if metric.kind is Kind.COUNTER:
+            return prometheus_client.Counter(metric.name, metric.meaning, metric.labels, registry=self.registry)
+        if metric.kind is Kind.GAUGE:
+            return prometheus_client.Gauge(metric.name, metric.meaning, metric.labels, registry=self.registry)
+        return prometheus_client.Histogram(metric.name, metric.meaning, metric.labels, registry=self.registry, buckets=metric.buckets)
+
+
+def document(catalogue: Mapping[str, Metric] | None = None) -> str:
+    """The catalogue as a Markdown table."""
+    rows = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
+    for metric in (CATALOGUE if catalogue is None else catalogue).values():
+        rows.append(f"| `{metric.name}` | {metric.kind.value} | {metric.unit} | {', '.join(metric.labels) or '–'} | {metric.meaning} |")  # noqa: RUF001 - an en dash on purpose
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(document())  # noqa: T201 - the table is this command's output
