@@ -65,8 +65,12 @@ class Reader(Protocol):
         """Next offset to be returned, per partition."""
         ...
 
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records known to lie between the position and the end, per partition (no request is made)."""
+        ...
+
     def seek(self, at: TopicPartition, offset: int) -> None:
-        """Go on from `offset`."""
+        """Go on from `offset`. An offset out of range goes on from the earliest record, so that nothing is missed."""
         ...
 
     async def close(self) -> None:
@@ -98,7 +102,11 @@ class Log(Protocol):
     """Append, read, look up, lay out. Every await is bounded; Retryable when the log is away, Broken on misuse."""
 
     async def append(self, entries: Sequence[Entry]) -> list[int]:
-        """Append in order and wait until durable; offsets in the order of `entries`."""
+        """Append in order and wait until durable; offsets in the order of `entries`.
+
+        After Retryable the outcome is unknown: append the same entries again. What was under way is waited for first, so
+        order holds, and a repetition of exactly those entries is not written twice.
+        """
         ...
 
     def reader(self, positions: Mapping[TopicPartition, int]) -> Reader:
@@ -116,7 +124,10 @@ class Log(Protocol):
         """Join a consumer group. A group without commits starts at the earliest record.
 
         `on_revoked` runs before partitions are given up and may commit; `on_assigned` runs with each new whole assignment,
-        before the first record, and may return positions to start from in place of the committed ones.
+        before the first record, and may return positions to start from in place of the committed ones. Both run inside the
+        member's own `poll` (and `on_revoked` inside `close`), so they are never concurrent with the caller's work on a batch;
+        nothing is assigned before the first poll. A hook that raises does so out of `poll`. Who does not poll within the
+        rebalance deadline loses its partitions all the same; its commits are then Stale.
         """
         ...
 

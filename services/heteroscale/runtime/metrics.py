@@ -135,9 +135,13 @@ class Metrics:
 def document(catalogue: Mapping[str, Metric] | None = None) -> str:
     """The catalogue as a Markdown table."""
     rows = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
-    for metric in (CATALOGUE if catalogue is None else catalogue).values():
-        rows.append(f"| `{metric.name}` | {metric.kind.value} | {metric.unit} | {', '.join(metric.labels) or '–'} | {metric.meaning} |")  # noqa: RUF001 - an en dash on purpose
+    rows += [_row(metric) for metric in (CATALOGUE if catalogue is None else catalogue).values()]
     return "\n".join(rows)
+
+
+def _row(metric: Metric) -> str:
+    labels = ", ".join(metric.labels) or "none"
+    return f"| `{metric.name}` | {metric.kind.value} | {metric.unit} | {labels} | {metric.meaning} |"
 
 
 if __name__ == "__main__":
