@@ -8,6 +8,7 @@ from heteroscale.cli import output
 from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_files import load
 from heteroscale.contracts.errors import Rejected
+from heteroscale.decision.spec_advice import advise
 from heteroscale.decision.spec_problems import SpecInvalid, path_text
 
 EXAMPLE = """\b
@@ -45,9 +46,12 @@ def validate(ctx: click.Context, paths: tuple[str, ...], *, as_json: bool) -> No
                 output.emit(document)
     for good in loaded.specs:
         if as_json:
-            output.emit({"place": good.located.place, "service": good.spec.service, "valid": True})
+            advice = [{"field": path_text(hint.path), "hint": hint.text} for hint in advise(good.spec)]
+            output.emit({"place": good.located.place, "service": good.spec.service, "valid": True, "advice": advice})
         elif not loaded.refused:
-            click.echo(f"{good.located.place}: {good.spec.service} makes sense ({good.spec.mode.value} mode)")
+            click.echo(f"{good.located.place}: {good.spec.service} makes sense")
+        for hint in advise(good.spec):
+            output.note(f"{good.located.place_of(hint.path)}: note: {hint}")
     if loaded.refused:
         ctx.exit(2)
 

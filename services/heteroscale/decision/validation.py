@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
-from heteroscale.contracts.spec import Affinity, Level, Metric, PlacementSpec, ServiceSpec, SignalSpec
+from heteroscale.contracts.spec import Level, Metric, PlacementSpec, ServiceSpec, SignalSpec
 from heteroscale.contracts.units import Duration
 from heteroscale.decision.spec_counts import check_ratio, check_roles
 from heteroscale.decision.spec_problems import Path, Problem, did_you_mean
@@ -21,7 +21,6 @@ Rule: TypeAlias = Callable[[ServiceSpec], Iterator[Problem]]
 FRACTIONS: Final = frozenset({Metric.GPU_UTIL, Metric.SM_ACTIVE, Metric.KV_USAGE})
 NAME_CHARACTERS_MAX: Final = 200
 _SERVICE: Final = re.compile(r"[^\s#|/{}\x00-\x1f]+")
-_WIDTH: Final = {Level.S0: 0, Level.S1: 1, Level.S2: 2, Level.CLUSTER: 3}
 _TARGETS: Final = {
     Metric.DECODE_TPS: "decode tokens/s that one serving instance of weight 1 should carry, such as target: 4200",
     Metric.PREFILL_TPS: "prompt tokens/s that one serving instance of weight 1 should carry, such as target: 40000",
@@ -59,12 +58,12 @@ def check_mode(spec: ServiceSpec) -> Iterator[Problem]:
 
 
 def check_window(spec: ServiceSpec) -> Iterator[Problem]:
-    """Windows are whole numbers of hops, and long enough for the samples."""
+    """Windows are whole numbers of hops."""
     window = spec.window
-    for key in ("size", "hop", "interval", "silence", "forget"):
+    for key in ("size", "hop", "interval", "forget"):
         if getattr(window, key).ms == 0:
             yield Problem(("window", key), "0s is not possible; write a duration above 0, such as 15s")
-    if not (window.size.ms and window.hop.ms and window.interval.ms):
+    if not (window.size.ms and window.hop.ms):
         return
     size_path, hop_path = ("window", "size"), ("window", "hop")
     if window.hop.ms > window.size.ms:
@@ -74,16 +73,6 @@ def check_window(spec: ServiceSpec) -> Iterator[Problem]:
         better = Duration(_largest_divisor(window.size.ms, window.hop.ms))
         cure = f"write hop: {better} or size: {Duration(-(-window.size.ms // window.hop.ms) * window.hop.ms)}"
         yield Problem(hop_path, f"{window.hop} does not divide the window's size {window.size}; {cure}", (size_path,))
-    if window.interval.ms > window.size.ms:
-        text = f"{window.interval} between samples is above the window's size {window.size}, so no window could hold a rate"
-        yield Problem(("window", "interval"), f"{text}; write size: {window.interval} or more", (size_path,))
-    if window.silence.ms < window.interval.ms:
-        text = f"{window.silence} is below interval {window.interval}, so every instance would fall silent between samples"
-        cure = f"write silence: {Duration(3 * window.interval.ms)}"
-        yield Problem(("window", "silence"), f"{text}; {cure}", (("window", "interval"),))
-    if window.forget.ms < window.silence.ms:
-        text = f"{window.forget} is below silence {window.silence}, so a silent instance would be forgotten before it is noticed"
-        yield Problem(("window", "forget"), f"{text}; write forget: 10m", (("window", "silence"),))
 
 
 def _largest_divisor(size: int, most: int) -> int:
@@ -173,9 +162,6 @@ def check_guards(spec: ServiceSpec) -> Iterator[Problem]:
         for key in ("moderate_step", "severe_step"):
             if getattr(guard, key).fraction <= 0:
                 yield Problem((*at, key), "0% adds nothing; write a step such as 10%")
-        if guard.moderate_step.fraction > guard.severe_step.fraction > 0:
-            text = f"{guard.moderate_step} is above severe_step {guard.severe_step}; write moderate_step: {guard.severe_step} or less"
-            yield Problem((*at, "moderate_step"), text, ((*at, "severe_step"),))
         if guard.role is not None and spec.roles and guard.role not in spec.roles:
             yield Problem((*at, "role"), f"{guard.role!r} is not one of the roles; {did_you_mean(guard.role, spec.roles)}")
 
@@ -186,8 +172,6 @@ def check_behavior(spec: ServiceSpec) -> Iterator[Problem]:
     if scale_in.stabilization.ms < spec.window.hop.ms:
         text = f"{scale_in.stabilization} is below the window's hop {spec.window.hop}, so one window could scale in by itself"
         yield Problem(("behavior", "scale_in", "stabilization"), f"{text}; write {spec.window.hop} or more", (("window", "hop"),))
-    if scale_in.tolerance.fraction >= 1:
-        yield Problem(("behavior", "scale_in", "tolerance"), f"{scale_in.tolerance} would never scale in; write less, such as 15%")
     for way, policies in (("scale_out", spec.behavior.scale_out.policies), ("scale_in", scale_in.policies)):
         for index, policy in enumerate(policies):
             at: Path = ("behavior", way, "policies", index)
@@ -195,37 +179,18 @@ def check_behavior(spec: ServiceSpec) -> Iterator[Problem]:
                 yield Problem((*at, "value"), f"{policy.value} allows nothing; write 1 or more, or select: disabled to stop this direction")
             if policy.period.ms == 0:
                 yield Problem((*at, "period"), "0s is not possible; write a period such as 60s")
-    if scale_in.soft is not None and scale_in.soft.observe.ms == 0:
-        yield Problem(("behavior", "scale_in", "soft", "observe"), "0s observes nothing; write 180s, or soft: null to scale in at once")
-    spans: tuple[tuple[Path, Duration], ...] = (
-        (("behavior", "pending", "timeout"), spec.behavior.pending.timeout),
-        (("missing_data", "escalate_after"), spec.missing_data.escalate_after),
-    )
-    for path, span in spans:
-        if span.ms == 0:
-            yield Problem(path, "0s is not possible; write a duration such as 300s")
 
 
 def check_placement(spec: ServiceSpec) -> Iterator[Problem]:
-    """Levels of affinity, and aims inside the ceiling."""
+    """Levels that roles can share."""
     placement = spec.placement
     if not isinstance(placement, PlacementSpec):
         return
     at: Path = ("placement",)
-    level_path = (*at, "affinity", "level")
     if placement.affinity.level is Level.S0:
-        yield Problem(level_path, "'s0' is not a level that roles share; write s1, s2 or cluster")
+        yield Problem((*at, "affinity", "level"), "'s0' is not a level that roles share; write s1, s2 or cluster")
     if placement.prefer is Level.S0:
         yield Problem((*at, "prefer"), "'s0' is not a level to prefer; write s1, s2 or cluster, or null for no preference")
-    elif placement.prefer is not None and _wider(placement.prefer, placement.affinity):
-        text = f"{placement.prefer.value!r} is wider than the affinity level {placement.affinity.level.value!r}"
-        yield Problem((*at, "prefer"), f"{text}; write {placement.affinity.level.value} or narrower", (level_path,))
-    if placement.prefer is None and placement.wait.ms:
-        yield Problem((*at, "wait"), f"{placement.wait} has nothing to wait for without prefer; write 0s or prefer: s1", ((*at, "prefer"),))
-
-
-def _wider(prefer: Level, affinity: Affinity) -> bool:
-    return affinity.level is not Level.S0 and _WIDTH[prefer] > _WIDTH[affinity.level]
 
 
 def check_together(specs: Sequence[tuple[str, ServiceSpec]]) -> Iterator[tuple[int, Problem]]:
