@@ -1,0 +1,102 @@
+"""What every Kafka client of ours shares: connection arguments, one limit on every await, and one translation of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
+
+from aiokafka import errors as kafka_errors
+
+from heteroscale.bus.settings import BusSettings
+from heteroscale.contracts.errors import Broken, HeteroscaleError, Rejected, Retryable, Stale
+
+T = TypeVar("T")
+
+CLIENT_ID: Final = "heteroscale"
+CLOSE_LIMIT_MS: Final = 5_000
+
+_STALE: Final = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.IllegalStateError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.UnknownMemberIdError,
+)
+_REJECTED: Final[dict[type[Exception], str]] = {
+    kafka_errors.MessageSizeTooLargeError: "too_large",
+    kafka_errors.RecordListTooLargeError: "too_large",
+    kafka_errors.InvalidTimestampError: "timestamp",
+    kafka_errors.TopicAlreadyExistsError: "exists",
+    kafka_errors.InvalidPartitionsError: "partition_count",
+    kafka_errors.InvalidReplicationFactorError: "replication_factor",
+    kafka_errors.InvalidConfigurationError: "configuration",
+    kafka_errors.PolicyViolationError: "policy",
+}
+_BROKEN: Final = (
+    kafka_errors.AuthenticationFailedError,
+    kafka_errors.AuthenticationMethodNotSupported,
+    kafka_errors.ClusterAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.IncompatibleBrokerVersion,
+    kafka_errors.InvalidGroupIdError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.UnsupportedCodecError,
+)
+
+
+def connection(settings: BusSettings) -> dict[str, Any]:
+    """Arguments that all aiokafka clients take. Raises Broken without an address, Rejected for unreadable TLS files."""
+    if settings.kafka is None:
+        raise Broken("no Kafka address; set HETEROSCALE_KAFKA=host:port")
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka.split(","),
+        "client_id": CLIENT_ID,
+        "request_timeout_ms": settings.request_timeout_ms,
+        "retry_backoff_ms": 100,
+        "security_protocol": settings.security_protocol.value,
+    }
+    if settings.security_protocol.endswith("SSL"):
+        arguments["ssl_context"] = _tls(settings)
+    if settings.sasl_mechanism is not None:
+        arguments["sasl_mechanism"] = settings.sasl_mechanism.value
+        arguments["sasl_plain_username"] = settings.sasl_username
+        arguments["sasl_plain_password"] = settings.sasl_password
+    return arguments
+
+
+def translated(error: Exception, doing: str) -> HeteroscaleError:
+    """Our error for one of aiokafka's; the caller raises it `from` the original."""
+    text = f"{doing}: {error or type(error).__name__}"
+    if isinstance(error, _STALE):
+        return Stale(text)
+    for kind, code in _REJECTED.items():
+        if isinstance(error, kind):
+            return Rejected(code, text)
+    if isinstance(error, _BROKEN):
+        return Broken(text)
+    return Retryable(text)
+
+
+async def bounded(awaitable: Awaitable[T], limit_ms: int, doing: str) -> T:
+    """Await within a limit. Raises Retryable on time-out, else the translation of what aiokafka raised."""
+    try:
+        async with asyncio.timeout(limit_ms / 1_000):
+            return await awaitable
+    except TimeoutError as error:
+        raise Retryable(f"{doing}: no answer within {limit_ms} ms") from error
+    except (kafka_errors.KafkaError, OSError) as error:
+        raise translated(error, doing) from error
+
+
+def _tls(settings: BusSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_cert is not None:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise Rejected("settings", f"{error}; check HETEROSCALE_TLS_CA, HETEROSCALE_TLS_CERT and HETEROSCALE_TLS_KEY", "tls") from error
+    return context
