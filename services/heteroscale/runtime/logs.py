@@ -18,7 +18,7 @@ _LEVELS: Final = {
     LogLevel.WARNING: logging.WARNING,
     LogLevel.ERROR: logging.ERROR,
 }
-_NOISY: Final = ("aiokafka", "kafka", "faust", "mode", "asyncio")  # they log what we report as our own events
+_NOISY: Final = ("aiokafka", "kafka", "faust", "mode", "asyncio")  # they log what we report as events of our own
 
 
 def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None, **bound: str) -> None:
@@ -36,7 +36,7 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = No
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
     else:
-        rendering = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        rendering = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -59,7 +59,7 @@ def _to_json(document: Any, **_: Any) -> str:
 
 
 def _adopt_stdlib(out: TextIO, shared: list[Processor], rendering: list[Processor], level: int) -> None:
-    """Lines of libraries take the same form; only warnings and above of the talkative ones are kept."""
+    """Lines of libraries take the same form; only warnings and above are kept, and of the talkative ones only what is critical."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -71,4 +71,4 @@ def _adopt_stdlib(out: TextIO, shared: list[Processor], rendering: list[Processo
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
     for name in _NOISY:
-        logging.getLogger(name).setLevel(max(level, logging.ERROR))
+        logging.getLogger(name).setLevel(logging.CRITICAL)

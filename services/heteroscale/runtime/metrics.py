@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
+prometheus_client.disable_created_metrics()  # a second series a counter that nothing of ours reads
+
 NAMESPACE: Final = "heteroscale"
 SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -70,6 +72,7 @@ DEAD_LETTERS = _counter("dead_letters", "records", "Records or samples put in de
 # runtime
 BUILD_INFO = _gauge("build_info", "1", "The version that runs, as a label", "version", "process")
 READY = _gauge("ready", "0 or 1", "Whether every readiness condition holds")
+RESTARTS = _counter("service_restarts", "restarts", "Times a service was started again after something it needs was away", "service")
 TICKS = _counter("ticks", "records", "Tick records written to telemetry.v1")
 TICK_LATENESS = _histogram("tick_lateness", "How late a tick was written after its due time")
 

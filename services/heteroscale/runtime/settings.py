@@ -32,6 +32,7 @@ __all__ = [
     "Switch",
     "load",
     "redacted",
+    "replaced",
     "variable_of",
 ]
 
@@ -131,6 +132,18 @@ def load(kind: type[S], environ: Mapping[str, str] | None = None, toml_path: Pat
     try:
         return msgspec.convert(document, kind, strict=False)
     except msgspec.ValidationError as error:
+        raise Rejected("settings", _readable(kind, str(error)), _title(kind)) from error
+
+
+def replaced(settings: S, **values: Any) -> S:
+    """Settings with some values set by hand (command-line options), checked as those from the environment. Raises Rejected."""
+    kind = type(settings)
+    by_name = {field.name: field for field in msgspec.structs.fields(kind)}
+    for name, value in values.items():
+        _checked(by_name[name], value, f"--{name.replace('_', '-')}={_shown(name, value)}")
+    try:
+        return msgspec.structs.replace(settings, **values)
+    except ValueError as error:
         raise Rejected("settings", _readable(kind, str(error)), _title(kind)) from error
 
 
