@@ -1,0 +1,222 @@
+"""One window of one service from its table: counts, rates, means and quantiles, as 2-contracts' rules say.
+
+Pure and read-only. Sums are exact (math.fsum) or over exactly representable steps, so neither the order of instances nor how
+records were batched shows in the bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from heteroscale.contracts.names import GpuTypeName, RoleName
+from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantiles, RoleSignal
+from heteroscale.contracts.telemetry import EngineState
+from heteroscale.signals.quantiles import quantiles_ms
+from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span
+from heteroscale.signals.table import (
+    CACHED,
+    FACE,
+    GENERATION,
+    GPU_UTIL,
+    KV_USAGE,
+    OFFSET,
+    PROMPT,
+    RUNNING,
+    SM_ACTIVE,
+    WAITING,
+    ServiceTable,
+)
+from heteroscale.signals.timeline import Parameters
+from heteroscale.signals.wire import Edges
+
+USABLE_SHARE: Final = 0.8
+_STEP: Final = float(2**20)  # bucket shares are summed in steps of 2^-20 observations: exact in any order
+_DIGITS: Final = 6
+_STATES: Final = (EngineState.LOADING, EngineState.SERVING, EngineState.DRAINING, EngineState.STOPPING)
+
+
+class Closed(NamedTuple):
+    """What a window says, and the lowest offset that it came from."""
+
+    roles: dict[RoleName, RoleSignal]
+    first_offset: int | None
+
+
+class _View(NamedTuple):
+    """Per row, as the window's end found it."""
+
+    span: Span
+    bounds: Bounds
+    present: Mask  # counted in some state
+    silent: Mask
+    state: Ints  # index into _STATES, of the last sample before the end
+    face: Ints
+    rise: Rise
+    usable: Mask
+    heard: Mask  # has a sample inside the window
+
+
+def close(table: ServiceTable | None, end_ms: int, rules: Parameters) -> Closed:
+    """The window that ends at `end_ms`; without a table, or instances, only the spec's roles, empty."""
+    roles: dict[RoleName, RoleSignal] = {role: RoleSignal(instances=InstanceCounts()) for role in rules.roles}
+    if table is None or not table.instances:
+        return Closed(roles, None)
+    view = _view(table, end_ms, rules)
+    part = view.present | ~np.isnan(view.rise.amount).all(axis=1)
+    rows_of: dict[RoleName, list[Ints]] = {}
+    for face in np.unique(view.face[part]).tolist():
+        rows_of.setdefault(table.faces[face].role, []).append(np.flatnonzero(part & (view.face == face)))
+    for role, groups in rows_of.items():
+        roles[role] = _Role(table, view, np.concatenate(groups)).signal()
+    return Closed(dict(sorted(roles.items())), _first_offset(table.series, view))
+
+
+def _view(table: ServiceTable, end_ms: int, rules: Parameters) -> _View:
+    series = table.series
+    span = Span(float(end_ms - rules.size_ms), float(end_ms), float(rules.interval_ms), float(rules.forget_ms))
+    every = np.arange(table.rows_used)
+    bounds = series.bounds(span, every)
+    known = bounds.last >= 0
+    last = np.maximum(bounds.last, 0)
+    face = np.where(known, series.extras[FACE, every, last], 0).astype(np.int64)
+    states = np.array([_STATES.index(each.state) for each in table.faces])
+    state = np.where(known, states[face], _STATES.index(EngineState.STOPPING))
+    age = np.where(known, span.end_ms - np.where(known, series.at[every, last], 0.0), np.inf)
+    serving = state == _STATES.index(EngineState.SERVING)
+    silent = serving & (age > rules.silence_ms) & (age <= rules.forget_ms)
+    present = (state != _STATES.index(EngineState.STOPPING)) & (age <= rules.silence_ms) & (age <= rules.forget_ms) | silent
+    started = np.where(known, np.nan_to_num(series.started[every, last], nan=-np.inf), -np.inf)
+    from_ms = np.maximum(span.start_ms, started)
+    rise = series.rise(span, every, bounds, from_ms)
+    wanted = span.end_ms - from_ms
+    usable = present & serving & ~silent & (wanted > 0) & (rise.covered_ms >= USABLE_SHARE * wanted)
+    heard = known & (np.where(known, series.at[every, last], -np.inf) >= span.start_ms)
+    return _View(span, bounds, present, silent, state, face, rise, usable, heard)
+
+
+class _Role:
+    """The figures of one role: `rows` are its instances, in any order."""
+
+    def __init__(self, table: ServiceTable, view: _View, rows: Ints) -> None:
+        self._table = table
+        self._view = view
+        self._rows = rows
+        self._seconds = (view.span.end_ms - view.span.start_ms) / 1_000.0
+        heard_of = view.present[rows] & ~view.silent[rows]
+        state = np.where(heard_of, view.state[rows], -1)
+        self._loading, self._serving, self._draining = (rows[state == i] for i in range(3))
+        self._active = np.concatenate([self._serving, self._draining])
+
+    def signal(self) -> RoleSignal:
+        """All of it."""
+        silent = int(self._view.silent[self._rows].sum())
+        expected = len(self._serving) + silent
+        amount = self._view.rise.amount[self._rows]
+        return RoleSignal(
+            instances=InstanceCounts(loading=len(self._loading), serving=len(self._serving), draining=len(self._draining), silent=silent),
+            coverage=round(int(self._view.usable[self._serving].sum()) / expected, _DIGITS) if expected else None,
+            decode_tps=self._rate(amount[:, GENERATION]),
+            prefill_tps=self._rate(amount[:, PROMPT]),
+            prefill_missed_tps=self._missed(),
+            by_gpu_type=self._by_gpu_type(),
+            gpu_util=self._mean(GPU_UTIL, weighted=True),
+            sm_active=self._mean(SM_ACTIVE, weighted=True),
+            kv_usage=self._mean(KV_USAGE, weighted=False),
+            running=self._sum_of_last(RUNNING),
+            waiting=self._sum_of_last(WAITING),
+            ttft_ms=self._quantiles("ttft"),
+            tbt_ms=self._quantiles("tbt"),
+        )
+
+    def _rate(self, amounts: Floats) -> float | None:
+        """Tokens/s of the role; null without any difference."""
+        there = amounts[~np.isnan(amounts)]
+        return round(math.fsum(there.tolist()) / self._seconds, _DIGITS) if len(there) else None
+
+    def _missed(self) -> float | None:
+        """Prompt tokens that no prefix cache held; null while an active instance that was heard does not count them."""
+        series, view = self._table.series, self._view
+        active = self._active[view.heard[self._active]]
+        inside = (series.at[active] >= view.span.start_ms) & (series.at[active] < view.span.end_ms)
+        counted = (inside & ~np.isnan(series.values[active, :, CACHED])).any(axis=1)
+        if not counted.all():
+            return None
+        amount = view.rise.amount[self._rows]
+        return self._rate(np.maximum(amount[:, PROMPT] - amount[:, CACHED], 0.0))
+
+    def _by_gpu_type(self) -> dict[GpuTypeName, GpuTypeSignal]:
+        table, view = self._table, self._view
+        rows_of: dict[GpuTypeName, list[Ints]] = {}
+        for face in np.unique(view.face[self._rows]).tolist():
+            gpu_type = table.faces[face].gpu_type
+            if gpu_type is not None:
+                rows_of.setdefault(gpu_type, []).append(self._rows[view.face[self._rows] == face])
+        serving = np.zeros(table.rows_used, dtype=np.bool_)
+        serving[self._serving] = True
+        signals: dict[GpuTypeName, GpuTypeSignal] = {}
+        for gpu_type, groups in sorted(rows_of.items()):
+            rows = np.concatenate(groups)
+            amount = view.rise.amount[rows]
+            signals[gpu_type] = GpuTypeSignal(
+                serving=int(serving[rows].sum()),
+                decode_tps=self._rate(amount[:, GENERATION]),
+                prefill_tps=self._rate(amount[:, PROMPT]),
+            )
+        return signals
+
+    def _mean(self, gauge: int, *, weighted: bool) -> float | None:
+        """Mean over serving instances of each one's mean in the window; `weighted` by GPUs."""
+        series, view, rows = self._table.series, self._view, self._serving
+        figures = series.extras[gauge, rows]
+        at = series.at[rows]
+        there = (at >= view.span.start_ms) & (at < view.span.end_ms) & ~np.isnan(figures)
+        count = np.count_nonzero(there, axis=1)
+        known = count > 0
+        if not known.any():
+            return None
+        means = np.where(there, figures, 0.0).sum(axis=1)[known] / count[known]
+        if not weighted:
+            return round(math.fsum(means.tolist()) / len(means), _DIGITS)
+        gpus = [self._table.faces[face].gpus for face in view.face[rows[known]].tolist()]
+        weights = [1.0 if each is None else float(each) for each in gpus]
+        total = math.fsum(weights)
+        if total == 0:
+            return None
+        return round(math.fsum(mean * weight for mean, weight in zip(means.tolist(), weights, strict=True)) / total, _DIGITS)
+
+    def _sum_of_last(self, gauge: int) -> float | None:
+        figures = self._table.series.extras[gauge, self._active, np.maximum(self._view.bounds.last[self._active], 0)]
+        there = figures[~np.isnan(figures)]
+        return round(math.fsum(there.tolist()), _DIGITS) if len(there) else None
+
+    def _quantiles(self, kind: str) -> Quantiles | None:
+        counts: dict[Edges, list[float]] = {}
+        for edges, buckets in self._table.histograms[kind].items():
+            rows = self._rows[self._rows < buckets.rows]
+            if not len(rows):
+                continue
+            span = self._view.span
+            rise = buckets.rise(span, rows, buckets.bounds(span, rows), np.full(len(rows), span.start_ms)).amount
+            rise = np.rint(rise[~np.isnan(rise).any(axis=1)] * _STEP)
+            if len(rise):
+                counts[edges] = (rise.sum(axis=0) / _STEP).tolist()
+        return quantiles_ms(counts)
+
+
+def _first_offset(series: Series, view: _View) -> int | None:
+    """The lowest record that a counted instance's state or a difference came from."""
+    left, last, right = view.bounds
+    every = np.arange(len(left))
+    differs = ~np.isnan(view.rise.amount).all(axis=1)
+    at_left = series.at[every, left]
+    with np.errstate(invalid="ignore"):
+        apart = series.at[every, np.minimum(left + 1, series.slots - 1)] - at_left > view.span.forget_ms
+    lowest = left + ((at_left < view.span.start_ms) & (left < last) & (apart | ~differs))
+    part = (view.present | differs) & (last >= 0)
+    slots = np.arange(series.slots)
+    inside = (slots >= lowest[:, None]) & (slots <= np.where(differs, right, last)[:, None]) & part[:, None]
+    offsets = series.extras[OFFSET, : len(left)][inside]
+    return int(offsets.min()) if len(offsets) else None
