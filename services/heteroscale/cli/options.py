@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from heteroscale.contracts.errors import Rejected
+
 if TYPE_CHECKING:
     from heteroscale.bus.log import Log
+    from heteroscale.bus.settings import BusSettings
+    from heteroscale.runtime.settings import RedisSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -44,17 +48,45 @@ class Connection:
 
     @asynccontextmanager
     async def log(self) -> AsyncIterator[Log]:
-        """The Log, closed afterwards. Raises Retryable when it is away."""
+        """The Log, closed afterwards. Raises Rejected without an address, Retryable when it is away."""
         if self.connect is not None:
             yield await self.connect(self)
             return
-        from heteroscale.bus import connect  # noqa: PLC0415 (the Kafka client is not needed by offline commands)
+        from heteroscale.bus import connect  # noqa: PLC0415 (offline commands need no Kafka client)
 
-        opened = await connect.connect(self.kafka)
+        opened = await connect.open_log(self.bus_settings())
         try:
             yield opened
         finally:
             await opened.close()
+
+    def bus_settings(self) -> BusSettings:
+        """Options over environment over file; without an address, what `servers up` left running. Raises Rejected."""
+        from heteroscale.runtime import settings  # noqa: PLC0415 (start-up stays fast)
+
+        found = settings.load(settings.BusSettings)
+        kafka = self.kafka or found.kafka or _running("kafka")
+        if kafka is None:
+            raise Rejected("no_log", "no Kafka address; set HETEROSCALE_KAFKA=host:port or --kafka, or start one: heteroscale servers up")
+        return settings.replaced(found, kafka=kafka, prefix=self.prefix)
+
+    def redis_settings(self) -> RedisSettings:
+        """As `bus_settings`, for the inventory. Raises Rejected."""
+        from heteroscale.runtime import settings  # noqa: PLC0415 (start-up stays fast)
+
+        found = settings.load(settings.RedisSettings)
+        url = self.redis or found.url or _running("redis")
+        if url is None:
+            raise Rejected("no_redis", "no Redis address; set HETEROSCALE_REDIS=redis://… or --redis, or start one: heteroscale servers up")
+        return settings.replaced(found, url=url)
+
+
+def _running(name: str) -> str | None:
+    """The address of a server that `servers up` left running."""
+    from heteroscale.servers import chain  # noqa: PLC0415 (start-up stays fast)
+
+    entry = chain.running().get(name)
+    return entry.address if entry else None
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:

@@ -234,7 +234,7 @@ class ReadyRatio(Message, frozen=True, kw_only=True):
 
 
 class ServiceSpec(Message, frozen=True, kw_only=True):
-    """Everything people say about one service. `revision` and `applied_at_ms` are written by the command line."""
+    """Everything people say about one service. `revision`, `applied_at_ms`, `applied_by` and `reason` are written by the command line."""
 
     service: ServiceName
     fleet: FleetName = "default"
@@ -255,3 +255,5 @@ class ServiceSpec(Message, frozen=True, kw_only=True):
     ready_ratio: ReadyRatio = ReadyRatio()
     revision: int | None = None
     applied_at_ms: int | None = None
+    applied_by: str | None = None
+    reason: str | None = None
