@@ -59,7 +59,11 @@ class NodeEntry(Message, frozen=True, kw_only=True):
 
 
 class InstanceEntry(Message, frozen=True, kw_only=True):
-    """One instance. `nodes` is where it is, `held` what it still takes from them (empty once given back)."""
+    """One instance. `nodes` is where it is, `held` what it still takes from them (empty once given back).
+
+    `since_ms`: in this state since; `reserved_ms`: reserved at, which the start deadline counts from. `replaces`: the overdue
+    instance it stands in for. `replacement`: it was placed because a peer failed.
+    """
 
     service: ServiceName
     group: str
@@ -71,6 +75,7 @@ class InstanceEntry(Message, frozen=True, kw_only=True):
     held: dict[NodeName, int]
     state: InstanceState
     since_ms: int
+    reserved_ms: int
     command: DecisionId
     routable: bool = False
     cause: Cause | None = None
