@@ -6,6 +6,7 @@ it; utilisation is work done over GPU-seconds held; attainment is requests that 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,24 +131,28 @@ class Tally:
         if placement.dry_run or placement.seq is None or (placement.gen, placement.seq) <= self.newest:
             return
         self.newest = (placement.gen, placement.seq)
-        listed = {}
-        for group in placement.groups:
-            roles = {instance.role for instance in group.instances}
-            if group.id not in self.born:
-                self.born.add(group.id)
-                if not set(self.spec.ratio) <= roles:
-                    self.lame_groups.add(group.id)
-            for instance in group.instances:
-                if instance.state is not InstanceState.FAILED:
-                    listed[instance.id] = Held(instance.role, sum(instance.nodes.values()), placement.at_ms)
-                if group.domain.s2 is None and "prefill" in instance.role:
-                    self.across.add(instance.id)
+        listed = {
+            instance.id: Held(instance.role, sum(instance.nodes.values()), placement.at_ms)
+            for group in placement.groups
+            for instance in group.instances
+            if instance.state is not InstanceState.FAILED
+        }
+        self._groups(placement)
         for name, held in self.held.items():
             if name not in listed and held.until_ms is None:
                 held.until_ms = placement.at_ms
         for name, held in listed.items():
             self.held.setdefault(name, held)
         self._shortfall(placement)
+
+    def _groups(self, placement: Placement) -> None:
+        for group in placement.groups:
+            if group.id not in self.born:
+                self.born.add(group.id)
+                if not set(self.spec.ratio) <= {instance.role for instance in group.instances}:
+                    self.lame_groups.add(group.id)
+            if group.domain.s2 is None:
+                self.across.update(instance.id for instance in group.instances if "prefill" in instance.role)
 
     def _shortfall(self, placement: Placement) -> None:
         short = any(placement.shortfall.values())
@@ -183,7 +188,7 @@ class Tally:
             gpu_seconds=dict(sorted(seconds.items())),
             work_gpu_seconds=dict(sorted(self.work.items())),
             scale_actions=len(signs),
-            direction_changes=sum(1 for one, other in zip(signs, signs[1:], strict=False) if one != other),
+            direction_changes=sum(1 for one, other in itertools.pairwise(signs) if one != other),
             pair_violations=sum(1 for move in moves if not holds_pair(move, self.spec)) + len(self.lame_groups),
             unplaced_minutes=round(short / MINUTE_MS, 3),
             cross_s2_pairs=len(self.across),
