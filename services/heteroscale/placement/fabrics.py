@@ -1,0 +1,165 @@
+"""Nodes from fabric descriptions of other tools: topograph models, Kubernetes node labels, Slurm's topology.conf. Pure.
+
+What a leaf switch (or a Slurm block) holds is an s1, what shares the switch above it an s2. These tools often know no GPU type
+or count; `Given` fills in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
+from heteroscale.placement.importers import Imported, checked
+
+GPU_COUNT: Final = "nvidia.com/gpu"
+GPU_PRODUCTS: Final = ("nvidia.com/gpu.product", "gpu.nvidia.com/model", "cloud.google.com/gke-accelerator")
+LABELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "s0": ("network.topology.nvidia.com/accelerator", "network.topology.kubernetes.io/accelerator", "nvidia.com/gpu.clique"),
+    "s1": ("network.topology.nvidia.com/leaf", "network.topology.kubernetes.io/block", "topology.kubernetes.io/rack"),
+    "s2": ("network.topology.nvidia.com/spine", "network.topology.kubernetes.io/spine", "topology.kubernetes.io/zone"),
+    "cluster": ("network.topology.nvidia.com/core", "network.topology.kubernetes.io/datacenter", "topology.kubernetes.io/region"),
+}
+_RANGE: Final = re.compile(r"(?P<head>[^\[\]]*)\[(?P<body>[^\[\]]+)\](?P<tail>.*)")
+_SETTING: Final = re.compile(r"(\w+)=(\S+)")
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What the description does not say."""
+
+    fleet: str
+    cluster: str
+    gpu_type: str | None = None
+    gpus: int | None = None
+
+
+def expand(text: str) -> list[str]:
+    """A host list as Slurm writes it: `n[01-03,7]` is n01, n02, n03, n7. Raises ValueError."""
+    found: list[str] = []
+    for part in _split(text):
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            found.append(part)
+            continue
+        for piece in match["body"].split(","):
+            first, dash, last = piece.strip().partition("-")
+            if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
+                raise ValueError(f"{part!r} is not a host list; write it such as node[01-16]")
+            numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)] if dash else [first]
+            found += [name for number in numbers for name in expand(f"{match['head']}{number}{match['tail']}")]
+    return found
+
+
+def _split(text: str) -> Iterator[str]:
+    """Parts between commas that stand outside brackets."""
+    depth = start = 0
+    for at, sign in enumerate(text):
+        depth += (sign == "[") - (sign == "]")
+        if sign == "," and depth == 0:
+            yield text[start:at].strip()
+            start = at + 1
+    if text[start:].strip():
+        yield text[start:].strip()
+
+
+def from_topograph(document: object, given: Given) -> Imported:
+    """A topograph model: `switches: {S: {switches: […]}}` and `blocks: [{switch, nodes: […], annotations}]`."""
+    if not isinstance(document, dict) or not isinstance(document.get("blocks"), list):
+        return Imported([], ["is not a topograph model; it has no blocks"])
+    above = _parents(document.get("switches") or {})
+    problems: list[str] = []
+    nodes: list[FleetNode] = []
+    for index, block in enumerate(document["blocks"]):
+        if not isinstance(block, dict) or not block.get("nodes"):
+            problems.append(f"blocks[{index}]: has no nodes; write nodes: [node[01-16]] or leave the block out")
+            continue
+        leaf = str(block.get("switch") or block.get("name") or f"block-{index}")
+        labels = {str(key): str(value) for key, value in {**(block.get("labels") or {}), **(block.get("annotations") or {})}.items()}
+        s0 = next((value for key, value in sorted(labels.items()) if "accelerator" in key), None)
+        at = NodeAt(cluster=given.cluster, s2=above.get(leaf, leaf), s1=leaf, s0=s0)
+        nodes += _known(_names(block["nodes"], f"blocks[{index}]", problems), at, given, problems)
+    return checked(nodes, problems)
+
+
+def _parents(switches: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: parent
+        for parent, switch in sorted(switches.items())
+        for child in (switch or {}).get("switches") or []
+        for name in expand(str(child))
+    }
+
+
+def from_slurm(text: str, given: Given) -> Imported:
+    """Slurm's topology.conf: `SwitchName=… Nodes=…|Switches=…` (tree) or `BlockName=… Nodes=…` (block)."""
+    problems: list[str] = []
+    above: dict[str, str] = {}
+    leaves: list[tuple[int, str, str]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        settings = {key.lower(): value for key, value in _SETTING.findall(line.partition("#")[0])}
+        name = settings.get("switchname") or settings.get("blockname")
+        if name is None:
+            continue
+        if "nodes" in settings:
+            leaves.append((number, name, settings["nodes"]))
+        for child in _names([settings["switches"]], f"line {number}", problems) if "switches" in settings else ():
+            above[child] = name
+    nodes: list[FleetNode] = []
+    for number, leaf, hosts in leaves:
+        at = NodeAt(cluster=given.cluster, s2=above.get(leaf, leaf), s1=leaf)
+        nodes += _known(_names([hosts], f"line {number}", problems), at, given, problems)
+    if not leaves:
+        problems.append("has no SwitchName=… Nodes=… and no BlockName=… Nodes=… line")
+    return checked(nodes, problems)
+
+
+def from_kubernetes(document: object, given: Given) -> Imported:
+    """`kubectl get nodes -o json|yaml`: topology and GPU labels; nodes without GPUs are left out."""
+    items = document.get("items", [document]) if isinstance(document, dict) else []
+    problems: list[str] = []
+    nodes: list[FleetNode] = []
+    for item in items:
+        metadata = item.get("metadata") or {} if isinstance(item, dict) else {}
+        name, labels = str(metadata.get("name") or ""), metadata.get("labels") or {}
+        capacity = ((item.get("status") or {}).get("capacity") or {}) if isinstance(item, dict) else {}
+        gpus = int(str(capacity.get(GPU_COUNT, given.gpus or 0)))
+        if not name or gpus < 1:
+            continue
+        place = {level: next((str(labels[key]) for key in keys if labels.get(key)), None) for level, keys in LABELS.items()}
+        missing = [level for level in ("s1", "s2") if place[level] is None]
+        kind = next((str(labels[key]) for key in GPU_PRODUCTS if labels.get(key)), given.gpu_type)
+        if missing:
+            problems.append(f"{name}: has no label for {missing[0]}; label it with {LABELS[missing[0]][0]}")
+        if kind is None:
+            problems.append(f"{name}: has no label for its GPU type; label it with {GPU_PRODUCTS[0]} or give --gpu-type")
+        if missing or kind is None:
+            continue
+        at = NodeAt(cluster=place["cluster"] or given.cluster, s2=str(place["s2"]), s1=str(place["s1"]), s0=place["s0"])
+        state = NodeState.CORDONED if (item.get("spec") or {}).get("unschedulable") else NodeState.READY
+        nodes.append(FleetNode(node=name, fleet=given.fleet, gpu_type=kind, gpus=gpus, at=at, state=state))
+    if not nodes and not problems:
+        problems.append(f"lists no node with {GPU_COUNT} capacity")
+    return checked(nodes, problems)
+
+
+def _names(parts: Iterable[object], place: str, problems: list[str]) -> list[str]:
+    names: list[str] = []
+    for part in parts:
+        try:
+            names += expand(str(part))
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+    return names
+
+
+def _known(names: Iterable[str], at: NodeAt, given: Given, problems: list[str]) -> list[FleetNode]:
+    """Nodes at a place, where the GPU type and count are given; otherwise one problem for all."""
+    if given.gpu_type is None or given.gpus is None:
+        text = "this format says no GPU type and count; give --gpu-type H20 --gpus 8"
+        if text not in problems:
+            problems.append(text)
+        return []
+    return [FleetNode(node=name, fleet=given.fleet, gpu_type=given.gpu_type, gpus=given.gpus, at=at) for name in names]
