@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
-prometheus_client.disable_created_metrics()  # a second series a counter that nothing of ours reads
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # a second series a counter that nothing of ours reads
 
 NAMESPACE: Final = "heteroscale"
 SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
