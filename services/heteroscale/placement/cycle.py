@@ -9,7 +9,9 @@ What a cycle frees is not available in it: the next one sees it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import Actuation
@@ -32,7 +34,8 @@ class CycleInput:
     """Records since the last cycle, in order, and what the Placement says of its origin.
 
     `moved`: nodes that now sit elsewhere although they hold something. `refused`: gangs of this cycle that the inventory refused,
-    per service; then only those services are planned again.
+    per service; then only those services are planned again. `blind`: plan as if no GPU were free, so that a command is taken into
+    the inventory although its gangs were refused again and again.
     """
 
     events: Sequence[Event]
@@ -40,6 +43,7 @@ class CycleInput:
     cut: Mapping[str, int]
     moved: frozenset[NodeName] = frozenset()
     refused: Mapping[ServiceName, Sequence[Conflict]] = field(default_factory=dict)
+    blind: bool = False
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ class Proposal:
     gangs: tuple[Gang, ...]
     answers: tuple[Placement, ...]
     quarantine: Mapping[NodeName, NodeEntry]
-    transitions: tuple[Transition, ...]
+    moves: Mapping[ServiceName, Sequence[Transition]]
     counts: Counts
 
 
@@ -78,14 +82,14 @@ def propose(state: FleetState, given: CycleInput) -> Proposal:
     only = given.refused.keys() if given.refused else None
     answers = _plan(drafts, dry_runs if only is None else {}, now_ms, given)
     gangs: list[Gang] = []
-    transitions: list[Transition] = []
+    moves: dict[ServiceName, Sequence[Transition]] = {}
     for draft in drafts.open_drafts():
         draft.settle()
         if not (draft.touched or draft.answers) or (only is not None and draft.service not in only):
             continue
         gangs.append(_gang(state, draft, now_ms, given))
-        transitions += draft.transitions
-    return Proposal(now_ms, tuple(gangs), tuple(answers), quarantine, tuple(transitions), counts)
+        moves[draft.service] = draft.transitions
+    return Proposal(now_ms, tuple(gangs), tuple(answers), quarantine, moves, counts)
 
 
 def waits(state: FleetState) -> bool:
@@ -230,6 +234,8 @@ def _plan(drafts: _Drafts, dry_runs: Mapping[ServiceName, Command], now_ms: int,
         for node, gpus in draft.adopts.items():
             adopted[node] = adopted.get(node, 0) + gpus
     snapshot = state.snapshot({draft.service: draft.assignment() for draft in drafts.open_drafts()}, adopted)
+    if given.blind:
+        snapshot = replace(snapshot, free=np.zeros_like(snapshot.free))
     answers: list[Placement] = []
     real = {draft.service: draft for draft in working}
     inputs = PlacementInputs(cycle=given.number, cut=dict(sorted(given.cut.items())))

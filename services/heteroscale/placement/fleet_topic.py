@@ -24,7 +24,7 @@ class FleetTopic:
         self._log = log
         self._reader: Reader = log.reader({self.at: 0})
         self._newest: dict[FleetName, dict[NodeName, NodeChange]] = {}
-        self.rejected: list[tuple[Record, Rejected]] = []
+        self._rejected: list[tuple[Record, Rejected]] = []
 
     @property
     def position(self) -> int:
@@ -57,6 +57,11 @@ class FleetTopic:
                 raise Retryable(f"{self.at} does not go on at {before} (end {end})")
         return changed
 
+    def drain_rejected(self) -> list[tuple[Record, Rejected]]:
+        """Records that could not be used, once."""
+        rejected, self._rejected = self._rejected, []
+        return rejected
+
     async def close(self) -> None:
         """Let go."""
         await self._reader.close()
@@ -67,7 +72,7 @@ class FleetTopic:
             try:
                 change, fleet = _change(record)
             except Rejected as error:
-                self.rejected.append((record, error))
+                self._rejected.append((record, error))
                 continue
             self._newest.setdefault(fleet, {})[change.node] = change
             changed.add(fleet)

@@ -77,6 +77,11 @@ def settle(nodes: Mapping[NodeName, NodeEntry], changes: Iterable[NodeChange], i
     return Settled(nodes=changed, gone=tuple(sorted(gone & nodes.keys())), moved=frozenset(moved))
 
 
+def unsettled(entries: Iterable[NodeEntry]) -> bool:
+    """Whether some node waits for acknowledgements or for being empty."""
+    return any(entry.standing in (Standing.QUARANTINED, Standing.REMOVED) for entry in entries)
+
+
 def quarantined(entry: NodeEntry, why: Quarantine) -> NodeEntry:
     """The node takes nothing until the reason is gone; a node that takes nothing anyway stays as it is."""
     if entry.standing is not Standing.READY:

@@ -22,14 +22,14 @@ DRY_STATUS: Final[Mapping[PlanStatus, PlacementStatus]] = {
 }
 
 
-def real(draft: Draft, gen: int, now_ms: int, inputs: PlacementInputs) -> Placement:
-    """The record of what is reserved."""
+def real(draft: Draft, gen: int, now_ms: int, inputs: PlacementInputs, *, seq: int | None = None) -> Placement:
+    """The record of what is reserved; its `seq` is the next one unless it is said."""
     return Placement(
         service=draft.service,
         fleet=draft.command.fleet,
         revision=draft.command.revision,
         command_id=draft.command.id,
-        seq=draft.seq + 1,
+        seq=draft.seq + 1 if seq is None else seq,
         gen=gen,
         at_ms=now_ms,
         status=status(draft.wanted(), draft.instances, draft.shortfall),

@@ -76,6 +76,17 @@ RESTARTS = _counter("service_restarts", "restarts", "Times a service was started
 TICKS = _counter("ticks", "records", "Tick records written to telemetry.v1")
 TICK_LATENESS = _histogram("tick_lateness", "How late a tick was written after its due time")
 
+# placement
+PLACEMENT_CYCLE_SECONDS = _histogram("placement_cycle", "One cycle of one fleet: plan, reserve, publish")
+PLACEMENT_GANGS = _counter("placement_gangs", "gangs", "Gangs that the inventory applied")
+PLACEMENT_REFUSED = _counter("placement_refused", "gangs", "Gangs that the inventory refused: conflict or fence", "why")
+PLACEMENT_TRANSITIONS = _counter("placement_transitions", "instances", "Instances that went from one state to another", "before", "after")
+PLACEMENT_IGNORED = _counter("placement_ignored", "records", "Records that changed nothing: stale, repeated, late, unknown", "what")
+PLACEMENT_TAKEOVERS = _counter("placement_takeovers", "takeovers", "Fleets taken over, read or rebuilt", "kind")
+PLACEMENT_GPUS = _gauge(
+    "placement_gpus", "GPUs", "GPUs of a fleet: free, reserved, foreign, withheld (on nodes that take nothing)", "fleet", "state"
+)
+
 # actuation
 ASSIGNMENTS = _counter("actuation_assignments", "records", "Assignments handed to the actuator; skipped are repeated or older", "outcome")
 ACKNOWLEDGEMENTS = _counter("actuation_acknowledgements", "records", "Acknowledgements written, by kind", "kind")

@@ -11,8 +11,6 @@ from heteroscale.contracts.names import FleetName, NodeName, ServiceName
 from heteroscale.placement.inventory.entries import FleetImage, NodeEntry
 from heteroscale.placement.inventory.gang import Gang, Outcome
 
-OUT_MAX = 10_000
-
 
 class OutEntry(NamedTuple):
     """A Placement that is true and perhaps not yet on the log; `entry` orders it."""

@@ -14,6 +14,7 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 
 from heteroscale.contracts.errors import Broken, Retryable
 from heteroscale.contracts.names import FleetName, InstanceName, NodeName
+from heteroscale.contracts.topics import DEFAULT_PREFIX
 from heteroscale.placement.inventory import scripts
 from heteroscale.placement.inventory.entries import (
     FleetImage,
@@ -48,20 +49,32 @@ def connect(url: str, *, timeout_ms: int, cluster: bool = False, **security: Any
 class RedisInventory:
     """See protocol.Inventory. `sources` replaces a script's text, so that a test can show what each check is for."""
 
-    def __init__(self, client: Client, *, timeout_ms: int = 2_000, sources: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        timeout_ms: int = 2_000,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
         self._client = client
+        self._prefix = prefix
         self._timeout_s = timeout_ms / 1_000
         self._sources = {name: (sources or {}).get(name, scripts.source(name)) for name in scripts.NAMES}
         self._digests = {name: scripts.digest_of(text) for name, text in self._sources.items()}
 
+    def keys(self, fleet: FleetName) -> Keys:
+        """Where a fleet lives."""
+        return Keys.of(fleet, self._prefix)
+
     async def take_fence(self, fleet: FleetName) -> int:
         """See protocol."""
         async with self._bounded("take the fence"):
-            return int(await _awaited(self._client.hincrby(Keys.of(fleet).meta, "fence", 1)))
+            return int(await _awaited(self._client.hincrby(self.keys(fleet).meta, "fence", 1)))
 
     async def read(self, fleet: FleetName) -> FleetImage | None:
         """See protocol."""
-        keys = Keys.of(fleet)
+        keys = self.keys(fleet)
         names = [keys.meta, keys.node, keys.svc, keys.inst, keys.used, keys.fleet]
         reply = await self._run(scripts.READ, [*names], self._timeout_s * BUILD_DEADLINE_FACTOR)
         meta, nodes, services, instances, used, records = (_pairs(part) for part in reply)
@@ -79,12 +92,14 @@ class RedisInventory:
 
     async def build(self, build: Build) -> Outcome:
         """See protocol."""
-        arguments = scripts.build_arguments(build)
+        arguments = scripts.build_arguments(build, self.keys(build.fleet))
         return scripts.outcome(await self._run(scripts.BUILD, arguments, self._timeout_s * BUILD_DEADLINE_FACTOR))
 
     async def sync(self, sync: NodeSync) -> Outcome:
         """See protocol."""
-        return scripts.outcome(await self._run(scripts.SYNC, scripts.sync_arguments(sync), self._timeout_s * BUILD_DEADLINE_FACTOR))
+        return scripts.outcome(
+            await self._run(scripts.SYNC, scripts.sync_arguments(sync, self.keys(sync.fleet)), self._timeout_s * BUILD_DEADLINE_FACTOR)
+        )
 
     async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
         """See protocol."""
@@ -109,7 +124,7 @@ class RedisInventory:
         for fleet in sorted({gang.fleet for gang in gangs}):
             ids = [gang.id for gang in gangs if gang.fleet == fleet]
             async with self._bounded("ask what was applied"):
-                replies = await _awaited(self._client.hmget(Keys.of(fleet).done, ids))
+                replies = await _awaited(self._client.hmget(self.keys(fleet).done, ids))
             for gang, reply in zip(ids, replies, strict=True):
                 if reply is not None:
                     rev, entry = reply.decode().split(" ")
@@ -117,29 +132,29 @@ class RedisInventory:
         return known
 
     async def _send(self, gangs: Sequence[Gang]) -> list[Outcome]:
-        replies = await self._evaluate(scripts.APPLY, [scripts.apply_arguments(gang) for gang in gangs])
+        replies = await self._evaluate(scripts.APPLY, [scripts.apply_arguments(gang, self.keys(gang.fleet)) for gang in gangs])
         return [scripts.outcome(reply) for reply in replies]
 
     async def outbox(self, fleet: FleetName, entries_max: int = 1_000) -> list[OutEntry]:
         """See protocol."""
         async with self._bounded("read what is to be published"):
-            rows = await _awaited(self._client.execute_command("XRANGE", Keys.of(fleet).out, "-", "+", "COUNT", entries_max))
+            rows = await _awaited(self._client.execute_command("XRANGE", self.keys(fleet).out, "-", "+", "COUNT", entries_max))
         return [_out_entry(entry, fields) for entry, fields in rows]
 
     async def acknowledge(self, fleet: FleetName, entries: Sequence[str]) -> None:
         """See protocol."""
         if entries:
             async with self._bounded("acknowledge what was published"):
-                await _awaited(self._client.xdel(Keys.of(fleet).out, *entries))
+                await _awaited(self._client.xdel(self.keys(fleet).out, *entries))
 
     async def outbox_size(self, fleet: FleetName) -> int:
         """See protocol."""
         async with self._bounded("measure what is to be published"):
-            return int(await _awaited(self._client.xlen(Keys.of(fleet).out)))
+            return int(await _awaited(self._client.xlen(self.keys(fleet).out)))
 
     async def lease(self, fleet: FleetName, holder: str, ttl_ms: int) -> str:
         """See protocol."""
-        key = Keys.of(fleet).lease
+        key = self.keys(fleet).lease
         async with self._bounded("take the lease"):
             await _awaited(self._client.set(key, holder, nx=True, px=ttl_ms))
             found: bytes | None = await _awaited(self._client.get(key))

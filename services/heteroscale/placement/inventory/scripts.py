@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Broken
 from heteroscale.contracts.names import FleetName, NodeName
+from heteroscale.contracts.topics import DEFAULT_PREFIX
 from heteroscale.placement.inventory.entries import NodeEntry, NodeRecord, node_text
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
 from heteroscale.placement.inventory.protocol import Build, NodeSync
@@ -38,9 +39,10 @@ class Keys(NamedTuple):
     lease: str
 
     @classmethod
-    def of(cls, fleet: FleetName) -> Keys:
-        """Names for a fleet."""
-        return cls(*(f"{{hs:{fleet}}}:{name}" for name in cls._fields))
+    def of(cls, fleet: FleetName, prefix: str = DEFAULT_PREFIX) -> Keys:
+        """Names for a fleet: `{hs:FLEET}:…`, and `{hs:PREFIX/FLEET}:…` for topics under a prefix of their own."""
+        tag = fleet if prefix == DEFAULT_PREFIX else f"{prefix}/{fleet}"
+        return cls(*(f"{{hs:{tag}}}:{name}" for name in cls._fields))
 
 
 @cache
@@ -54,9 +56,8 @@ def digest_of(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def apply_arguments(gang: Gang) -> list[Argument]:
+def apply_arguments(gang: Gang, keys: Keys) -> list[Argument]:
     """KEYS and ARGV of apply.lua."""
-    keys = Keys.of(gang.fleet)
     command = gang.state.command
     arguments: list[Argument] = [keys.meta, keys.node, keys.svc, keys.inst, keys.done, keys.out, keys.used]
     arguments += [gang.id, gang.service, gang.gen, gang.fence, gang.seq, command.revision, command.at_ms, command.id, gang.cycle]
@@ -70,9 +71,9 @@ def apply_arguments(gang: Gang) -> list[Argument]:
     return arguments
 
 
-def build_arguments(build: Build) -> list[Argument]:
+def build_arguments(build: Build, keys: Keys) -> list[Argument]:
     """KEYS and ARGV of build.lua."""
-    keys, image = Keys.of(build.fleet), build.image
+    image = build.image
     arguments: list[Argument] = [keys.meta, keys.node, keys.svc, keys.inst, keys.done, keys.out, keys.used, keys.fleet]
     arguments += [build.fence, "" if build.old_gen is None else build.old_gen, image.gen, image.cycle, image.now_ms]
     arguments += _counted(_node_rows(image.nodes))
@@ -82,9 +83,8 @@ def build_arguments(build: Build) -> list[Argument]:
     return arguments
 
 
-def sync_arguments(sync: NodeSync) -> list[Argument]:
+def sync_arguments(sync: NodeSync, keys: Keys) -> list[Argument]:
     """KEYS and ARGV of sync.lua."""
-    keys = Keys.of(sync.fleet)
     arguments: list[Argument] = [keys.meta, keys.node, keys.used, keys.fleet, sync.gen, sync.fence, sync.rev]
     arguments += _counted(_node_rows(sync.nodes))
     arguments += _counted((node,) for node in sync.gone)

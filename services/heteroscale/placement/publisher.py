@@ -1,0 +1,81 @@
+"""Placements from the inventory's out stream to placements.v1. What is in `out` is true; it leaves only after the log has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from heteroscale.bus import partitioning
+from heteroscale.bus.log import Entry, Log
+from heteroscale.contracts import codec
+from heteroscale.contracts.names import FleetName, ServiceName
+from heteroscale.contracts.placements import DRY_RUN_SUFFIX, Placement
+from heteroscale.placement.inventory.gang import Gang, Outcome
+from heteroscale.placement.inventory.protocol import Inventory
+from heteroscale.placement.placements_topic import Newest, PlacementsTopic
+
+BATCH: Final = 1_000
+
+
+class _Stamp(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a Placement the log needs beside its bytes."""
+
+    fleet: FleetName
+    at_ms: int
+    gen: int
+    seq: int
+
+
+class Publisher:
+    """Writes placements.v1 for one worker, and keeps its index of the topic up to date."""
+
+    def __init__(self, inventory: Inventory, log: Log, topic: str, partitions: int, index: PlacementsTopic) -> None:
+        self._inventory = inventory
+        self._log = log
+        self._topic = topic
+        self._partitions = partitions
+        self._index = index
+
+    async def applied(self, fleet: FleetName, gangs: Sequence[tuple[Gang, Outcome]], answers: Sequence[Placement]) -> None:
+        """What a cycle came to: reservations from `out`, and answers to dry runs. Raises Retryable; `out` keeps what is not sure."""
+        entries = [self._entry(gang.service, gang.payload, gang.at_ms) for gang, _ in gangs]
+        entries += [self._answer(answer) for answer in answers]
+        if not entries:
+            return
+        await self._log.append(entries)
+        for gang, _ in gangs:
+            self._index.note(gang.service, Newest(fleet=fleet, gen=gang.gen, seq=gang.seq + 1, payload=gang.payload))
+        await self._inventory.acknowledge(fleet, [outcome.entry for _, outcome in gangs])
+
+    async def drain(self, fleet: FleetName) -> int:
+        """Publish all that `out` holds, in order; how many. Raises Retryable."""
+        published = 0
+        while waiting := await self._inventory.outbox(fleet, BATCH):
+            await self.publish((entry.service, entry.payload) for entry in waiting)
+            await self._inventory.acknowledge(fleet, [entry.entry for entry in waiting])
+            published += len(waiting)
+        return published
+
+    async def publish(self, rows: Iterable[tuple[ServiceName, bytes]]) -> None:
+        """Append whole Placements. Raises Retryable."""
+        entries: list[Entry] = []
+        noted: list[tuple[ServiceName, Newest]] = []
+        for service, payload in rows:
+            stamp = codec.decode(_Stamp, payload)
+            entries.append(self._entry(service, payload, stamp.at_ms))
+            noted.append((service, Newest(fleet=stamp.fleet, gen=stamp.gen, seq=stamp.seq, payload=payload)))
+        if entries:
+            await self._log.append(entries)
+        for service, newest in noted:
+            self._index.note(service, newest)
+
+    def _entry(self, service: ServiceName, payload: bytes, at_ms: int) -> Entry:
+        return Entry(self._topic, service.encode(), payload, at_ms)
+
+    def _answer(self, answer: Placement) -> Entry:
+        """A dry-run answer: a key of its own in the service's partition, so that it never replaces the real assignment."""
+        key = answer.service.encode()
+        partition = partitioning.partition_of(key, self._partitions)
+        return Entry(self._topic, f"{answer.service}{DRY_RUN_SUFFIX}".encode(), codec.encode(answer), answer.at_ms, partition)

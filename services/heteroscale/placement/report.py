@@ -1,0 +1,96 @@
+"""What the placement service says about itself: one line a gang, metrics, and what it waits for."""
+
+from __future__ import annotations
+
+from heteroscale.contracts.names import FleetName
+from heteroscale.placement.inventory.gang import Gang
+from heteroscale.placement.reservation import Carried
+from heteroscale.placement.state import FleetState
+from heteroscale.placement.takeover import Taken
+from heteroscale.runtime import logs, metrics
+from heteroscale.runtime.metrics import Metrics
+
+
+class Report:
+    """Log lines and metrics of one worker."""
+
+    def __init__(self, registry: Metrics) -> None:
+        self._metrics = registry
+        self._logger = logs.logger()
+        self._said: str | None = None
+
+    def warning(self, text: str) -> None:
+        """Something in the configuration weakens a guarantee."""
+        self._logger.warning("inventory_configuration", warning=text)
+
+    def assigned(self, partitions: list[int]) -> None:
+        """The group gave these partitions."""
+        self._logger.info("partitions_assigned", partitions=partitions)
+
+    def taken(self, fleet: FleetName, taken: Taken) -> None:
+        """A fleet is ours now."""
+        self._metrics.add(metrics.PLACEMENT_TAKEOVERS, 1, kind="rebuilt" if taken.rebuilt else "read")
+        self._logger.info(
+            "fleet_taken_over", fleet=fleet, fence=taken.state.fence, gen=taken.state.gen, rebuilt=taken.rebuilt, published=taken.published
+        )
+
+    def fenced(self, fleet: FleetName) -> None:
+        """Another worker has the fleet."""
+        self._metrics.add(metrics.PLACEMENT_REFUSED, 1, why="fence")
+        self._logger.warning("fenced_off", fleet=fleet)
+
+    def dropped(self, why: str) -> None:
+        """A batch went to another worker."""
+        self._logger.info("batch_left_to_others", why=why)
+
+    def waiting(self, awaited: str, pause_ms: int) -> None:
+        """Something is away. Said once for each reason."""
+        if awaited != self._said:
+            self._said = awaited
+            self._logger.warning("placement_waiting", awaited=awaited, pause_ms=pause_ms)
+
+    def dead_letter(self, topic: str, stage: str, code: str) -> None:
+        """A record was refused."""
+        self._metrics.add(metrics.DEAD_LETTERS, 1, topic=topic, stage=stage, code=code)
+
+    def cycle(self, fleet: FleetName, number: int, carried: Carried, seconds: float) -> None:
+        """A cycle is done."""
+        self._said = None
+        self._metrics.observe(metrics.PLACEMENT_CYCLE_SECONDS, seconds)
+        if carried.conflicts:
+            self._metrics.add(metrics.PLACEMENT_REFUSED, carried.conflicts, why="conflict")
+        for counts in carried.counts:
+            for what in ("stale_commands", "repeated_commands", "late_acknowledgements", "unknown_instances"):
+                if getattr(counts, what):
+                    self._metrics.add(metrics.PLACEMENT_IGNORED, getattr(counts, what), what=what)
+        for move in carried.transitions:
+            self._metrics.add(metrics.PLACEMENT_TRANSITIONS, 1, before=str(move.before), after=str(move.after))
+        for gang, _ in carried.applied:
+            self._metrics.add(metrics.PLACEMENT_GANGS, 1)
+            self._gang(number, gang, carried.state)
+        if carried.applied:
+            self._accounts(fleet, carried.state)
+
+    def _gang(self, number: int, gang: Gang, state: FleetState) -> None:
+        command = gang.state.command
+        self._logger.info(
+            "gang_applied",
+            fleet=state.fleet,
+            service=gang.service,
+            cycle=number,
+            seq=gang.seq + 1,
+            command=command.id,
+            revision=command.revision,
+            born=len(gang.born),
+            taken=sum(gang.takes.values()) + sum(gang.adopts.values()),
+            freed=sum(gang.frees.values()),
+            shortfall=gang.state.shortfall,
+        )
+
+    def _accounts(self, fleet: FleetName, state: FleetState) -> None:
+        total = sum(node.record.gpus for node in state.nodes.values())
+        free = sum(max(0, node.free) for node in state.nodes.values() if node.standing.value == "ready")
+        used = sum(node.used for node in state.nodes.values())
+        held = sum(sum(one.held.values()) for known in state.services.values() for one in known.instances.values())
+        for name, gpus in (("free", free), ("reserved", held), ("foreign", used), ("withheld", total - free - used - held)):
+            self._metrics.set(metrics.PLACEMENT_GPUS, gpus, fleet=fleet, state=name)

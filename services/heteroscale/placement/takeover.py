@@ -1,0 +1,164 @@
+"""Taking a fleet over: fence, publish what is true but not yet on the log, compare with the log, rebuild if the inventory lost something.
+
+The order matters. The fence first, so that whoever planned before is refused from here on; then what `out` still holds; then the
+inventory is read; only then is planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from heteroscale.bus import scan
+from heteroscale.bus.log import Log, TopicPartition
+from heteroscale.contracts import codec
+from heteroscale.contracts.actuations import Actuation, ActuationKind
+from heteroscale.contracts.commands import Command
+from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
+from heteroscale.contracts.placements import Placement, PlacementInputs
+from heteroscale.placement import rebuild, record, state
+from heteroscale.placement.draft import Draft
+from heteroscale.placement.fleet_topic import FleetTopic
+from heteroscale.placement.inventory.entries import FleetImage
+from heteroscale.placement.inventory.gang import Verdict
+from heteroscale.placement.inventory.protocol import Build, Inventory
+from heteroscale.placement.placements_topic import PlacementsTopic
+from heteroscale.placement.publisher import Publisher
+from heteroscale.placement.rebuild import Remains
+from heteroscale.placement.reservation import NotReady
+from heteroscale.placement.state import FleetState
+
+M = TypeVar("M", Command, Actuation)
+LOOKBACK_MS: Final = 3_600_000  # commands are affirmed at least once a minute; an hour is ample to find the newest
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """What is needed to take a fleet over. `commands` and `actuations` are the fleet's partitions."""
+
+    inventory: Inventory
+    log: Log
+    publisher: Publisher
+    fleet_topic: FleetTopic
+    placements: PlacementsTopic
+    commands: TopicPartition
+    actuations: TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A fleet that is ours now. `rebuilt`: why its inventory had to be built; null if it was as it should be."""
+
+    state: FleetState
+    rebuilt: str | None
+    published: int
+
+
+async def take_over(with_: TakeOver, fleet: FleetName) -> Taken:
+    """The fleet's state under a new fence. Raises Retryable; NotReady if another worker was faster."""
+    fence = await with_.inventory.take_fence(fleet)
+    published = await with_.publisher.drain(fleet)
+    await with_.fleet_topic.catch_up()
+    await with_.placements.catch_up()
+    image = await with_.inventory.read(fleet)
+    why = _lost(image, with_.placements, fleet)
+    if why is not None:
+        await _rebuild(with_, fleet, fence, image)
+        published += await with_.publisher.drain(fleet)
+        image = await with_.inventory.read(fleet)
+    if image is None:
+        raise NotReady("the inventory was lost while it was taken over")
+    taken = state.from_image(fleet, fence, image)
+    published += await _republish_behind(with_, taken)
+    return Taken(taken, why, published)
+
+
+def _lost(image: FleetImage | None, placements: PlacementsTopic, fleet: FleetName) -> str | None:
+    """Why the inventory cannot be trusted: it is not there, or the log has seen more than it has."""
+    if image is None:
+        return "never built, or lost"
+    for service, newest in placements.of(fleet).items():
+        known = image.services.get(service)
+        if (newest.gen, newest.seq) > (image.gen, known.seq if known is not None else 0):
+            return f"{service} is behind the log"
+    return None
+
+
+async def _rebuild(with_: TakeOver, fleet: FleetName, fence: int, image: FleetImage | None) -> None:
+    newest: dict[ServiceName, Placement] = {}
+    for service, found in with_.placements.of(fleet).items():
+        try:
+            newest[service] = found.placement()
+        except Rejected as error:
+            raise NotReady(f"the newest Placement of {service} cannot be read: {error}") from error
+    ghosts = rebuild.ghosts(await _last_words(with_, fleet), list(newest.values()))
+    remains = Remains(
+        fleet=fleet,
+        gen=1 + max(with_.placements.gen(), image.gen if image is not None else 0),
+        placements=newest,
+        records=with_.fleet_topic.newest(fleet),
+        commands=await _commands_of(with_, newest),
+        ghosts=await with_.placements.every(fleet, ghosts) if ghosts else {},
+    )
+    built = rebuild.image(remains)
+    outcome = await with_.inventory.build(
+        Build(
+            fleet=fleet,
+            fence=fence,
+            old_gen=image.gen if image is not None else None,
+            image=built,
+            placements=rebuild.republished(built, remains),
+        )
+    )
+    if outcome.verdict is not Verdict.APPLIED:
+        raise NotReady(f"another worker builds this inventory ({outcome.detail})")
+
+
+async def _commands_of(with_: TakeOver, newest: dict[ServiceName, Placement]) -> dict[ServiceName, Command]:
+    """The Command that each Placement answers, at the first at_ms found: a redelivered affirmation is then newer, and is answered."""
+    if not newest:
+        return {}
+    since_ms = max(0, min(placement.at_ms for placement in newest.values()) - LOOKBACK_MS)
+    start = (await with_.log.offsets_for_time({with_.commands: since_ms}))[with_.commands]
+    found: dict[ServiceName, Command] = {}
+    async for batch in scan.to_end(with_.log, [with_.commands], {with_.commands: start or 0}):
+        for one in batch:
+            command = _decoded(Command, one.value)
+            answered = newest.get(command.service) if command is not None else None
+            if command is None or answered is None or command.dry_run or command.service in found:
+                continue
+            if (command.revision, command.id) == (answered.revision, answered.command_id):
+                found[command.service] = command
+    return found
+
+
+async def _last_words(with_: TakeOver, fleet: FleetName) -> dict[InstanceName, ActuationKind]:
+    found: dict[InstanceName, ActuationKind] = {}
+    async for batch in scan.to_end(with_.log, [with_.actuations]):
+        for one in batch:
+            actuation = _decoded(Actuation, one.value)
+            if actuation is not None and actuation.fleet == fleet:
+                found[actuation.instance] = actuation.kind
+    return found
+
+
+async def _republish_behind(with_: TakeOver, taken: FleetState) -> int:
+    """The log's newest record of a service is older than the inventory though `out` is empty: say it again, as it stands."""
+    seen = {name: (found.gen, found.seq) for name, found in with_.placements.of(taken.fleet).items()}
+    rows: list[tuple[ServiceName, bytes]] = []
+    for service, known in sorted(taken.services.items()):
+        if seen.get(service, (0, 0)) < (taken.gen, known.entry.seq):
+            draft = Draft.of(service, known)
+            inputs = PlacementInputs(cycle=taken.cycle)
+            again = record.real(draft, taken.gen, taken.now_ms, inputs, seq=known.entry.seq)
+            rows.append((service, codec.encode(again)))
+    await with_.publisher.publish(rows)
+    return len(rows)
+
+
+def _decoded(kind: type[M], payload: bytes | None) -> M | None:
+    try:
+        return codec.decode(kind, payload) if payload is not None else None
+    except Rejected:
+        return None
