@@ -7,12 +7,14 @@ from the environment through the settings of the bus.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from heteroscale.contracts.errors import Rejected
 
@@ -25,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 DEFAULT_PREFIX = "heteroscale"
+FROM_ENVIRONMENT = -1  # any option, however far from the command, wins over the environment
 Connect = Callable[["Connection"], Awaitable["Log"]]
 
 
@@ -36,15 +39,13 @@ class Connection:
     kafka: str | None = None
     redis: str | None = None
     connect: Connect | None = None
-    overrides: dict[str, str] = field(default_factory=dict)
     _given_at: dict[str, int] = field(default_factory=dict)
 
     def set(self, name: str, value: str, depth: int) -> None:
         """Take an option; one nearer to the command replaces one further away."""
-        if depth >= self._given_at.get(name, -1):
+        if depth >= self._given_at.get(name, FROM_ENVIRONMENT):
             setattr(self, name, value)
             self._given_at[name] = depth
-            self.overrides[name] = value
 
     @asynccontextmanager
     async def log(self) -> AsyncIterator[Log]:
@@ -54,6 +55,7 @@ class Connection:
             return
         from heteroscale.bus import connect  # noqa: PLC0415 (offline commands need no Kafka client)
 
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it would say, the error that follows says
         opened = await connect.open_log(self.bus_settings())
         try:
             yield opened
@@ -74,11 +76,16 @@ class Connection:
         """As `bus_settings`, for the inventory. Raises Rejected."""
         from heteroscale.runtime import settings  # noqa: PLC0415 (start-up stays fast)
 
-        found = settings.load(settings.RedisSettings)
-        url = self.redis or found.url or _running("redis")
+        url = self.redis_url()
         if url is None:
             raise Rejected("no_redis", "no Redis address; set HETEROSCALE_REDIS=redis://… or --redis, or start one: heteroscale servers up")
-        return settings.replaced(found, url=url)
+        return settings.replaced(settings.load(settings.RedisSettings), url=url)
+
+    def redis_url(self) -> str | None:
+        """The inventory's address: option, environment, file, what `servers up` left running; null for none."""
+        from heteroscale.runtime import settings  # noqa: PLC0415 (start-up stays fast)
+
+        return self.redis or settings.load(settings.RedisSettings).url or _running("redis")
 
 
 def _running(name: str) -> str | None:
@@ -92,6 +99,9 @@ def _running(name: str) -> str | None:
 def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None and param.name is not None:
         depth = 0
+        if ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+            ctx.ensure_object(Connection).set(param.name, value, FROM_ENVIRONMENT)
+            return
         parent = ctx.parent
         while parent is not None:
             depth, parent = depth + 1, parent.parent

@@ -1,0 +1,197 @@
+"""`heteroscale doctor`: what is reachable, in which version, what is wrong with it, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, Final
+
+import click
+import msgspec
+
+from heteroscale.bus import catalogue
+from heteroscale.bus.log import Log, TopicLayout
+from heteroscale.cli import output
+from heteroscale.cli.log_view import LogView
+from heteroscale.cli.options import Connection, connection_of, connection_options, json_option
+from heteroscale.contracts.errors import HeteroscaleError, Rejected
+from heteroscale.contracts.spec import ServiceSpec
+from heteroscale.contracts.topics import CATALOGUE, Topic
+from heteroscale.contracts.units import Duration
+from heteroscale.runtime import clock, settings
+from heteroscale.servers import docker, kafka
+from heteroscale.servers import redis as redis_server
+
+PYTHON_LEAST: Final = (3, 11)
+STALE_MS: Final = 60_000  # a tick comes every second; a minute without one means that nobody ticks
+REDIS_PATIENCE_S: Final = 3.0
+
+
+class Verdict(enum.StrEnum):
+    """How a check came out. Only `fail` makes the exit code 1."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAIL = "fail"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check: what was looked at, how it is, and what to do about it."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    cure: str | None = None
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  heteroscale doctor
+  heteroscale doctor --kafka broker:9092 --json""",
+)
+@json_option
+@connection_options
+@click.pass_context
+def doctor(ctx: click.Context, *, as_json: bool) -> None:
+    """What is reachable, what is wrong, what to do. Exit code 1 if something must be done first."""
+    findings = asyncio.run(examine(connection_of(ctx)))
+    for finding in findings:
+        if as_json:
+            output.emit(finding)
+        else:
+            click.echo(
+                f"{finding.verdict.value:5} {finding.check}: {finding.found}" + (f"\n      -> {finding.cure}" if finding.cure else "")
+            )
+    if any(finding.verdict is Verdict.FAIL for finding in findings):
+        ctx.exit(1)
+
+
+async def examine(connection: Connection) -> list[Finding]:
+    """All checks, in the order in which one would repair."""
+    findings = [_python(), *_tools(), *_settings()]
+    return [*findings, *await _log(connection), *await _redis(connection)]
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info[:2] < PYTHON_LEAST:
+        return Finding("python", Verdict.FAIL, version, "install Python 3.11 or newer")
+    return Finding("python", Verdict.OK, f"{version}, heteroscale {metadata.version('heteroscale')}")
+
+
+def _tools() -> list[Finding]:
+    """What `servers up` could use here."""
+    findings: list[Finding] = []
+    engine = docker.unavailable()
+    for name, native in (("kafka", kafka.unavailable()), ("redis", redis_server.unavailable())):
+        ways = [way for way, missing in (("containers", engine), ("native processes", native)) if missing is None]
+        if ways:
+            findings.append(Finding(f"servers up ({name})", Verdict.OK, f"by {ways[0]}"))
+        else:
+            findings.append(Finding(f"servers up ({name})", Verdict.NOTE, f"cannot start one: {native}", f"set HETEROSCALE_{name.upper()}"))
+    return findings
+
+
+def _settings() -> list[Finding]:
+    findings: list[Finding] = []
+    for kind in (settings.BusSettings, settings.RedisSettings, settings.ProcessSettings):
+        try:
+            settings.load(kind)
+        except Rejected as error:
+            findings.append(Finding("settings", Verdict.FAIL, str(error), "correct or unset it"))
+    return findings or [Finding("settings", Verdict.OK, "make sense; heteroscale run all --settings prints them")]
+
+
+async def _log(connection: Connection) -> list[Finding]:
+    try:
+        async with connection.log() as log:
+            where = "given by a test" if connection.connect else str(connection.bus_settings().kafka)
+            return [Finding("kafka", Verdict.OK, f"answers at {where}"), *await _topics(log, connection.prefix)]
+    except HeteroscaleError as error:
+        return [Finding("kafka", Verdict.FAIL, str(error), "start it, or correct HETEROSCALE_KAFKA; heteroscale servers up starts one")]
+
+
+async def _topics(log: Log, prefix: str) -> list[Finding]:
+    layouts = await log.describe_topics([spec.name(prefix) for spec in CATALOGUE.values()])
+    missing = [spec.name(prefix) for spec in CATALOGUE.values() if spec.name(prefix) not in layouts]
+    if missing:
+        text = f"{len(missing)} of {len(CATALOGUE)} missing under {prefix}"
+        return [Finding("topics", Verdict.FAIL, text, f"heteroscale --prefix {prefix} topics create")]
+    try:
+        await catalogue.check(log, prefix)
+    except Rejected as error:
+        return [Finding("topics", Verdict.FAIL, str(error), "delete the topic, or use another --prefix")]
+    view = LogView(log, prefix)
+    return [*_configurations(layouts, prefix), *await _flow(view)]
+
+
+def _configurations(layouts: Mapping[str, TopicLayout], prefix: str) -> list[Finding]:
+    findings: list[Finding] = []
+    for spec in CATALOGUE.values():
+        name = spec.name(prefix)
+        have = layouts[name].config
+        for key, wanted in sorted(spec.config().items()):
+            if key in have and have[key] != wanted and key != "retention.ms":
+                cure = f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {key}={wanted}"
+                findings.append(Finding("topics", Verdict.NOTE, f"{name} has {key}={have[key]}, the catalogue says {wanted}", cure))
+    return findings or [Finding("topics", Verdict.OK, f"all {len(CATALOGUE)} are there under {prefix}, laid out as they should be")]
+
+
+async def _flow(view: LogView) -> list[Finding]:
+    findings: list[Finding] = []
+    tick = await view.newest_tick_ms()
+    specs = await view.newest_each(ServiceSpec, Topic.SPECS)
+    if tick is None:
+        cure = "heteroscale run signals; it ticks unless HETEROSCALE_TICKER=off"
+        findings.append(Finding("ticks", Verdict.NOTE, "none: no signals service has run under this prefix", cure))
+    else:
+        age_ms = clock.now_ms() - tick
+        text = f"the newest is {Duration(max(0, age_ms) // 1000 * 1000)} old"
+        cure_old = "heteroscale run signals; or a simulator drives time, and then this is as it should be"
+        findings.append(Finding("ticks", Verdict.OK if age_ms < STALE_MS else Verdict.NOTE, text, None if age_ms < STALE_MS else cure_old))
+    findings.append(Finding("specs", Verdict.OK, f"{len(specs)} services") if specs else
+                    Finding("specs", Verdict.NOTE, "none", "heteroscale apply SPEC.yaml"))  # fmt: skip
+    at = (await view.partitions(Topic.DEAD_LETTERS))[0]
+    begin, end = (await view.log.begin_offsets([at]))[at], (await view.log.end_offsets([at]))[at]
+    if end > begin:
+        findings.append(Finding("dead letters", Verdict.NOTE, str(end - begin), "heteroscale dead-letters list"))
+    else:
+        findings.append(Finding("dead letters", Verdict.OK, "none"))
+    return findings
+
+
+async def _redis(connection: Connection) -> list[Finding]:
+    from redis import asyncio as client  # noqa: PLC0415 (only this check needs it)
+    from redis.exceptions import RedisError  # noqa: PLC0415 (only this check needs it)
+
+    try:
+        found = connection.redis_settings()
+    except Rejected as error:
+        return [Finding("redis", Verdict.NOTE, error.message, "heteroscale servers up")]
+    redis = client.Redis.from_url(
+        str(found.url),
+        username=found.username,
+        password=found.password,
+        socket_timeout=REDIS_PATIENCE_S,
+        socket_connect_timeout=REDIS_PATIENCE_S,
+    )
+    try:
+        info: dict[str, Any] = await redis.info("server")
+        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+        have = {key: (await redis.config_get(key)).get(key) for key in wanted}
+    except (RedisError, OSError) as error:
+        shown = settings.redacted(found)["url"]
+        return [Finding("redis", Verdict.FAIL, f"{shown} does not answer: {error}", "start it, or correct HETEROSCALE_REDIS")]
+    finally:
+        await redis.aclose()
+    findings = [Finding("redis", Verdict.OK, f"{info['redis_version']} answers")]
+    for key, value in wanted.items():
+        if have[key] != value:
+            text = f"{key} is {have[key]}, so reservations may be lost with the server"
+            findings.append(Finding("redis", Verdict.NOTE, text, f"redis-cli config set {key} {value}"))
+    return findings

@@ -1,0 +1,81 @@
+"""`heteroscale run SERVICE`: one service a process, or all in this one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import click
+import msgspec
+
+from heteroscale.cli import output
+from heteroscale.cli.options import Connection, connection_of, connection_options
+from heteroscale.contracts.errors import Rejected
+from heteroscale.runtime import lifecycle, settings
+from heteroscale.runtime.context import Context
+
+SERVICES: Final = ("signals", "decision", "placement", "actuation")
+ALL: Final = "all"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  heteroscale run decision --kafka 127.0.0.1:9092
+  heteroscale run all                      # without any Kafka: on a log in memory that ends with the process
+  HETEROSCALE_TICKER=off heteroscale run signals""",
+)
+@click.argument("service", type=click.Choice([*SERVICES, ALL]))
+@click.option("--settings", "show_settings", is_flag=True, help="Print the settings that would be used (passwords hidden) and end.")
+@connection_options
+@click.pass_context
+def run(ctx: click.Context, service: str, *, show_settings: bool) -> None:
+    """Run a service, or all of them, until SIGTERM or Ctrl-C.
+
+    Settings come from the environment (HETEROSCALE_…) and, if HETEROSCALE_CONFIG names one, a TOML file; --settings prints
+    them. Health, readiness and metrics are served on HETEROSCALE_HTTP_PORT. Exit code 0 after a clean end.
+    """
+    connection = connection_of(ctx)
+    names = SERVICES if service == ALL else (service,)
+    process = settings.load(settings.ProcessSettings)
+    bus = _bus(connection, alone=service != ALL)
+    chosen = {name: _settings(name, connection) for name in names}
+    if show_settings:
+        for title, one in {"process": process, "bus": bus, **chosen}.items():
+            output.emit({title: settings.redacted(one)})
+        return
+    if bus.kafka is None:
+        output.note("embedded log: nothing survives this process")
+    services = {name: _service(name, chosen[name]) for name in names}
+    ctx.exit(lifecycle.run_process(service, services, process=process, bus=bus))
+
+
+def _bus(connection: Connection, *, alone: bool) -> settings.BusSettings:
+    """The log's settings; `run all` goes without an address, on the log in memory. Raises Rejected for a service alone."""
+    try:
+        return connection.bus_settings()
+    except Rejected as error:
+        if alone or error.code != "no_log":
+            raise
+        return settings.replaced(settings.load(settings.BusSettings), prefix=connection.prefix)
+
+
+def _settings(name: str, connection: Connection) -> msgspec.Struct:
+    """A service's own settings (`XSettings` in its settings module), with the inventory's address where it has one."""
+    module = importlib.import_module(f"heteroscale.{name}.settings")
+    kind: type[msgspec.Struct] = getattr(module, f"{name.capitalize()}Settings")
+    found = settings.load(kind)
+    if "url" in kind.__struct_fields__ and issubclass(kind, settings.RedisSettings):
+        url = connection.redis_url()
+        return found if url is None else settings.replaced(found, url=url)
+    return found
+
+
+def _service(name: str, own: msgspec.Struct) -> Callable[[Context], Awaitable[None]]:
+    serve: Callable[[Context, Any], Awaitable[None]] = importlib.import_module(f"heteroscale.{name}.app").serve
+
+    async def service(context: Context) -> None:
+        await serve(context, own)
+
+    return service
