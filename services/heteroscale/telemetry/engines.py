@@ -214,7 +214,8 @@ def _mapped(engine: Engine) -> list[str]:
         *engine.waiting,
         *engine.kv_usage,
     ]
-    return [reading.name for reading in plain] + [f"{reading.name}_count" for reading in (*engine.ttft, *engine.tbt)]
+    histograms = (*engine.ttft, *engine.tbt)
+    return [reading.name for reading in plain] + [reading.name + suffix for reading in histograms for suffix in ("_bucket", "_count")]
 
 
 def _preference(name: str) -> tuple[bool, int, str]:
