@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from heteroscale.bus.log import Log
@@ -19,3 +20,5 @@ class Context:
     health: Health
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     metrics: Metrics = field(default_factory=Metrics)
+    documents: dict[str, Callable[[Mapping[str, str]], object]] = field(default_factory=dict)
+    """JSON documents over HTTP, by path: a service puts its own here, the process serves them."""

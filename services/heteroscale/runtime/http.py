@@ -48,8 +48,9 @@ Document = Callable[[Mapping[str, str]], object]
 class HttpServer:
     """The HTTP side of one process."""
 
-    def __init__(self, health: Health, metrics: Metrics) -> None:
+    def __init__(self, health: Health, metrics: Metrics, documents: Mapping[str, Document] | None = None) -> None:
         self._health = health
+        self._documents = {} if documents is None else documents
         self._metrics = metrics
         self._server: asyncio.Server | None = None
         self._routes: dict[str, Handler] = {
@@ -61,6 +62,11 @@ class HttpServer:
     def route(self, path: str, document: Document) -> None:
         """Serve `document(query)` as JSON at `path`. What it raises as Rejected becomes a 400 with the message."""
         self._routes[path] = lambda query: Response(200, JSON, orjson.dumps(document(query)) + b"\n")
+
+    def _document(self, path: str) -> Handler | None:
+        """A document that a service registered, perhaps after the start."""
+        document = self._documents.get(path)
+        return None if document is None else lambda query: Response(200, JSON, orjson.dumps(document(query)) + b"\n")
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port, which is any free one for 0. Raises Rejected (`port`) that says what to do."""
@@ -106,9 +112,10 @@ class HttpServer:
         if method not in {"GET", "HEAD"}:
             return method, Response(405, TEXT, b"only GET and HEAD\n")
         parts = urlsplit(target)
-        handler = self._routes.get(parts.path)
+        handler = self._routes.get(parts.path) or self._document(parts.path)
         if handler is None:
-            return method, Response(404, TEXT, ("there are " + ", ".join(sorted(self._routes)) + "\n").encode())
+            paths = sorted({*self._routes, *self._documents})
+            return method, Response(404, TEXT, ("there are " + ", ".join(paths) + "\n").encode())
         try:
             return method, handler(dict(parse_qsl(parts.query)))
         except Rejected as error:

@@ -51,7 +51,7 @@ async def live(name: str, services: Mapping[str, Service], *, process: ProcessSe
         log=MeteredLog(log or connect.build_log(bus), registry := Metrics()), prefix=bus.prefix, health=Health(), metrics=registry
     )
     logger = logs.logger()
-    http = HttpServer(context.health, registry)
+    http = HttpServer(context.health, registry, context.documents)
     registry.set(metrics.BUILD_INFO, 1, version=metadata.version("heteroscale"), process=name)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

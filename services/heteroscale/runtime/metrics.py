@@ -87,9 +87,30 @@ PLACEMENT_GPUS = _gauge(
     "placement_gpus", "GPUs", "GPUs of a fleet: free, reserved, foreign, withheld (on nodes that take nothing)", "fleet", "state"
 )
 
+# signals
+SIGNALS_WINDOWS = _counter("signals_windows", "windows", "Windows closed and published")
+SIGNALS_LATE = _counter("signals_late_samples", "samples", "Samples below the watermark when they arrived")
+SIGNALS_TICK = _gauge("signals_tick_seconds", "seconds since the epoch", "Newest tick in force, per partition held", "partition")
+SIGNALS_INSTANCES = _gauge("signals_instances", "instances", "Instances remembered, per partition held", "partition")
+SIGNALS_BYTES = _gauge("signals_memory_bytes", "bytes", "Memory of the sample columns, per partition held", "partition")
+SIGNALS_CLOSE_SECONDS = _histogram("signals_close", "From taking a batch that closes windows until they are durable")
+
 # actuation
 ASSIGNMENTS = _counter("actuation_assignments", "records", "Assignments handed to the actuator; skipped are repeated or older", "outcome")
 ACKNOWLEDGEMENTS = _counter("actuation_acknowledgements", "records", "Acknowledgements written, by kind", "kind")
+
+# decision
+DECISIONS = _counter(
+    "decisions", "decisions", "Decisions by action and reason; a hold's reason says what held it", "service", "action", "reason"
+)
+DESIRED_REPLICAS = _gauge("desired_replicas", "instances", "Replicas that the last decision leaves commanded", "service", "role")
+DRAINING_REPLICAS = _gauge("draining_replicas", "instances", "Replicas on their way out after the last decision", "service", "role")
+SERVING_REPLICAS = _gauge("serving_replicas", "instances", "Replicas that served in the last window", "service", "role")
+PENDING_REPLICAS = _gauge("pending_replicas", "instances", "Replicas commanded that did not serve in the last window", "service", "role")
+HOLD_AGE = _gauge("hold_age_seconds", "seconds", "How long the running hold has lasted, in window time", "service", "reason")
+GUARD_EPISODES = _gauge("guard_episodes", "episodes", "Latency alarms since the service's state began", "service")
+DIRECTION_CHANGES_HOUR = _gauge("direction_changes_hour", "changes", "Changes of direction in the last hour of window time", "service")
+DECIDE_SECONDS = _histogram("decide", "From a batch of windows in hand until its commands are durable")
 
 
 class Metrics:
