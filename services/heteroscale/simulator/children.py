@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -47,14 +47,13 @@ class Children:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, name: str, arguments: Sequence[str] = ()) -> None:
-        """Start `heteroscale run NAME`. A new session: a Ctrl-C at the terminal reaches the parent alone, which then stops its children."""
+    def start(self, name: str, environment: Mapping[str, str]) -> None:
+        """Start `heteroscale run NAME` in a new session: Ctrl-C at the terminal reaches the parent alone, which stops its children."""
         log = self.folder / f"{name}.log"
-        command = [sys.executable, "-m", "heteroscale.cli.main", "run", name, *arguments]
+        command = [sys.executable, "-m", "heteroscale.cli.main", "run", name]
+        merged = {**os.environ, **self.environment, **environment}  # noqa: TID251 - a child inherits it
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                command, env=dict(self.environment), stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            process = subprocess.Popen(command, env=merged, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
         self.running.append(Child(name, process, log))
 
     def died(self) -> str | None:

@@ -53,9 +53,7 @@ def _service(world: World, seen: Seen, name: str) -> ServiceView:
     index = (world.now_ms - world.scene.opens_at_ms) // STEP_MS - 1
     demand = float(model.load[index, REQUESTS]) / (STEP_MS / 1000) if 0 <= index < len(model.load) else 0.0
     placed = [instance for group in placement.groups for instance in group.instances] if placement else []
-    replicas = {
-        role: sum(1 for one in placed if one.role == role and one.state is InstanceState.READY) for role in sorted(model.spec.roles)
-    }
+    ready = [one.role for one in placed if one.state is InstanceState.READY]
     return ServiceView(
         service=name,
         demand_rps=demand,

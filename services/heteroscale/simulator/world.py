@@ -192,3 +192,8 @@ def _check(fault: Fault, nodes: Sequence[FleetNode]) -> None:
     if fault.kind is FaultKind.S1 and not fleet.in_domain(nodes, fault.name):
         known = sorted({node.at.s1 for node in nodes})
         raise Rejected("fault", f"no s1 {fault.name}; have {', '.join(known[:8])}", "--fault")
+
+
+def notes(scene: Scene) -> list[str]:
+    """What a person should know of the curves: what is modelled and not measured."""
+    return sorted({note for spec in scene.specs for note in curves.choose(spec, scene.profile).notes})

@@ -1,0 +1,94 @@
+"""`heteroscale simulate`: a trace through the whole loop on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from heteroscale.cli import files, output
+from heteroscale.cli.options import json_option
+from heteroscale.cli.spec_files import read_specs
+from heteroscale.console import closing_table, live
+from heteroscale.simulator import faults, fleet, offline, policies, traffic, world
+
+_PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _list_policies(ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if value == "list" and not ctx.resilient_parsing:
+        output.table(("policy", "what it is"), policies.ABOUT.items())
+        ctx.exit(0)
+    return value
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  heteroscale simulate --spec chat.yaml --trace day.csv --fleet fleet.yaml
+  heteroscale simulate --spec chat.yaml --trace day.csv --fleet fleet.yaml --policy hpa-gpu --json
+  heteroscale simulate --spec chat.yaml --trace day.csv --fleet fleet.yaml --fault s1:leaf-1-1@6h+30m
+  heteroscale simulate --policy list""",
+)
+@click.option("--policy", default=policies.OURS, metavar="NAME", is_eager=True, callback=_list_policies, help="Who decides, or `list`.")
+@click.option("--spec", "specs", multiple=True, required=True, type=_PATH, help="A spec; may repeat.")
+@click.option("--trace", "traces", multiple=True, required=True, type=_PATH, help="A trace CSV for each spec, in order, or one for all.")
+@click.option("--fleet", "fleet_file", required=True, type=_PATH, help="The nodes there are (FLEET.yaml).")
+@click.option("--profile", metavar="NAME|FILE", help="Engine curves: a name (h200_llama8b, h20_deepseek_r1) or a YAML file.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Draws arrivals and start-up times.")
+@click.option("--scale", default=1.0, show_default=True, type=float, help="Load against the trace's.")
+@click.option("--fault", "fault_texts", multiple=True, metavar="KIND:NAME@TIME[+DURATION]", help="s1, node or instance; may repeat.")
+@json_option
+def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
+    policy: str,
+    specs: tuple[Path, ...],
+    traces: tuple[Path, ...],
+    fleet_file: Path,
+    profile: str | None,
+    seed: int,
+    scale: float,
+    fault_texts: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Play a trace against specs on a fleet, with the production services in this process and nothing else running.
+
+    Engines follow measured curves; time is virtual. With --json a line a service and then the summary.
+    """
+    request = offline.Request(
+        specs=read_specs(specs),
+        traffic=[traffic.parse(files.read_bytes(path).decode("utf-8", "replace"), str(path)) for path in traces],
+        nodes=fleet.parse(files.read_bytes(fleet_file).decode("utf-8", "replace"), str(fleet_file)),
+        profile=profile,
+        policy=policy,
+        seed=seed,
+        scale=scale,
+        faults=[faults.parse(text) for text in fault_texts],
+    )
+    for note in world.notes(offline.scene_of(request)):
+        output.note(note)
+    if as_json:
+        _as_json(request)
+    else:
+        _for_people(request)
+
+
+def _as_json(request: offline.Request) -> None:
+    played = asyncio.run(offline.simulate(request, lambda _view: None))
+    for document in offline.service_documents(played.closing):
+        output.emit(document)
+    output.emit(offline.summary_document(played, request))
+
+
+def _for_people(request: offline.Request) -> None:
+    console = Console()
+    screen = live.screen_for(console)
+    try:
+        played = asyncio.run(offline.simulate(request, screen.show))
+    finally:
+        screen.close()
+    closing_table.show(console, played.closing, played.wall_s)
+    for fault in played.closing.faults:
+        console.print(f"note: {fault}", markup=False)
