@@ -35,6 +35,7 @@ from heteroscale.placement.reservation import FencedOff, NotReady
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.placement.state import FleetState
 from heteroscale.placement.takeover import TakeOver, take_over
+from heteroscale.runtime import metering
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.settings import Switch
 
@@ -79,7 +80,7 @@ class Worker:
         self._topics = {topic: topic_name(context.prefix, topic) for topic in Topic}
         self._partitions = CATALOGUE[Topic.COMMANDS].partitions
         self._report = Report(context.metrics)
-        self._guard = Guard(context.log, context.prefix, STAGE, counter=self._report.dead_letter)
+        self._guard = Guard(context.log, context.prefix, STAGE, counter=metering.dead_letter_counter(context.metrics))
         self._fleet_topic = FleetTopic(context.log, self._topics[Topic.FLEET])
         self._placements = PlacementsTopic(context.log, self._topics[Topic.PLACEMENTS])
         self._publisher = Publisher(

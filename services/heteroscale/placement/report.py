@@ -49,10 +49,6 @@ class Report:
             self._said = awaited
             self._logger.warning("placement_waiting", awaited=awaited, pause_ms=pause_ms)
 
-    def dead_letter(self, topic: str, stage: str, code: str) -> None:
-        """A record was refused."""
-        self._metrics.add(metrics.DEAD_LETTERS, 1, topic=topic, stage=stage, code=code)
-
     def cycle(self, fleet: FleetName, number: int, carried: Carried, seconds: float) -> None:
         """A cycle is done."""
         self._said = None
