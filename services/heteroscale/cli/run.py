@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import typing
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import click
 import msgspec
@@ -17,6 +18,7 @@ from heteroscale.runtime.context import Context
 
 SERVICES: Final = ("signals", "decision", "placement", "actuation")
 ALL: Final = "all"
+Serve: TypeAlias = Callable[[Context, Any], Awaitable[None]]
 
 
 @click.command(
@@ -40,14 +42,15 @@ def run(ctx: click.Context, service: str, *, show_settings: bool) -> None:
     names = SERVICES if service == ALL else (service,)
     process = settings.load(settings.ProcessSettings)
     bus = _bus(connection, alone=service != ALL)
-    chosen = {name: _settings(name, connection) for name in names}
+    serves: dict[str, Serve] = {name: importlib.import_module(f"heteroscale.{name}.app").serve for name in names}
+    chosen = {name: _settings(serve, connection) for name, serve in serves.items()}
     if show_settings:
         for title, one in {"process": process, "bus": bus, **chosen}.items():
             output.emit({title: settings.redacted(one)})
         return
     if bus.kafka is None:
         output.note("embedded log: nothing survives this process")
-    services = {name: _service(name, chosen[name]) for name in names}
+    services = {name: _service(serve, chosen[name]) for name, serve in serves.items()}
     ctx.exit(lifecycle.run_process(service, services, process=process, bus=bus))
 
 
@@ -61,20 +64,17 @@ def _bus(connection: Connection, *, alone: bool) -> settings.BusSettings:
         return settings.replaced(settings.load(settings.BusSettings), prefix=connection.prefix)
 
 
-def _settings(name: str, connection: Connection) -> msgspec.Struct:
-    """A service's own settings (`XSettings` in its settings module), with the inventory's address where it has one."""
-    module = importlib.import_module(f"heteroscale.{name}.settings")
-    kind: type[msgspec.Struct] = getattr(module, f"{name.capitalize()}Settings")
+def _settings(serve: Serve, connection: Connection) -> msgspec.Struct:
+    """The settings that a service asks for, with the inventory's address where it has one."""
+    kind: type[msgspec.Struct] = typing.get_type_hints(serve)["settings"]
     found = settings.load(kind)
-    if "url" in kind.__struct_fields__ and issubclass(kind, settings.RedisSettings):
+    if issubclass(kind, settings.RedisSettings):
         url = connection.redis_url()
         return found if url is None else settings.replaced(found, url=url)
     return found
 
 
-def _service(name: str, own: msgspec.Struct) -> Callable[[Context], Awaitable[None]]:
-    serve: Callable[[Context, Any], Awaitable[None]] = importlib.import_module(f"heteroscale.{name}.app").serve
-
+def _service(serve: Serve, own: msgspec.Struct) -> Callable[[Context], Awaitable[None]]:
     async def service(context: Context) -> None:
         await serve(context, own)
 
