@@ -18,6 +18,7 @@ import msgspec
 from heteroscale.servers.failure import PortTaken, ServerFailure
 
 TAIL_LINES = 15
+ENDED = "ended at once"
 _POLL_S = 0.05
 _PORT_TAKEN = "Address already in use"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -63,11 +64,7 @@ def start(argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | No
         pid = os.posix_spawn(argv[0], list(argv), dict(environment or os.environ), file_actions=actions, setsid=True)
     except OSError as error:
         raise ServerFailure(f"cannot start {argv[0]}: {error.strerror}", cure="check that the program is there and may be run") from error
-    found = identify(pid)
-    if found is None:
-        _reap(pid)
-        raise ServerFailure(f"{Path(argv[0]).name} ended at once", cure="see the log lines", tail=tail_of(log))
-    return found
+    return ProcessId(pid=pid, mark=_start_mark(pid) or ENDED)  # one that has ended already is found out by `wait_ready`
 
 
 def stop(process: ProcessId, *, deadline_s: float = 15.0) -> bool:
