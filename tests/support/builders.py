@@ -36,9 +36,11 @@ def samples(service: str = "chat", *some: InstanceSample) -> Samples:
     return Samples(service=service, source="test", samples=list(some) or [sample()])
 
 
-def instance(name: str = "p1", *, role: str = "prefill", state: InstanceState = InstanceState.RESERVED) -> PlacedInstance:
+def instance(
+    name: str = "p1", *, role: str = "prefill", state: InstanceState = InstanceState.RESERVED, routable: bool = False
+) -> PlacedInstance:
     """A placed instance on a node of its own."""
-    return PlacedInstance(id=name, role=role, gpu_type="H20", nodes={f"n-{name}": 8}, state=state, since_ms=AT_MS)
+    return PlacedInstance(id=name, role=role, gpu_type="H20", nodes={f"n-{name}": 8}, state=state, since_ms=AT_MS, routable=routable)
 
 
 def placement(service: str = "chat", *instances: PlacedInstance, seq: int | None = 1, gen: int = 1, at_ms: int = AT_MS) -> Placement:
