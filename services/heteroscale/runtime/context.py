@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from heteroscale.bus.log import Log
+from heteroscale.bus.settings import BusSettings
 from heteroscale.runtime.health import Health
 from heteroscale.runtime.metrics import Metrics
 
@@ -20,5 +21,6 @@ class Context:
     health: Health
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     metrics: Metrics = field(default_factory=Metrics)
+    bus: BusSettings | None = None  # where the log is, for a service that brings its own client (signals, Faust)
     documents: dict[str, Callable[[Mapping[str, str]], object]] = field(default_factory=dict)
     """JSON documents over HTTP, by path: a service puts its own here, the process serves them."""

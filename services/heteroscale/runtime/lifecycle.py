@@ -48,7 +48,7 @@ def run_process(name: str, services: Mapping[str, Service], *, process: ProcessS
 async def live(name: str, services: Mapping[str, Service], *, process: ProcessSettings, bus: BusSettings, log: Log | None = None) -> int:
     """As `run_process`, inside a running loop. A `log` that is given is used as it is (and not closed)."""
     context = Context(
-        log=MeteredLog(log or connect.build_log(bus), registry := Metrics()), prefix=bus.prefix, health=Health(), metrics=registry
+        log=MeteredLog(log or connect.build_log(bus), registry := Metrics()), prefix=bus.prefix, health=Health(), metrics=registry, bus=bus
     )
     logger = logs.logger()
     http = HttpServer(context.health, registry, context.documents)

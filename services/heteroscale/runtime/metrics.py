@@ -93,7 +93,7 @@ SIGNALS_LATE = _counter("signals_late_samples", "samples", "Samples below the wa
 SIGNALS_TICK = _gauge("signals_tick_seconds", "seconds since the epoch", "Newest tick in force, per partition held", "partition")
 SIGNALS_INSTANCES = _gauge("signals_instances", "instances", "Instances remembered, per partition held", "partition")
 SIGNALS_BYTES = _gauge("signals_memory_bytes", "bytes", "Memory of the sample columns, per partition held", "partition")
-SIGNALS_CLOSE_SECONDS = _histogram("signals_close", "From taking a batch that closes windows until they are durable")
+SIGNALS_CLOSE_SECONDS = _histogram("signals_close", "From closing windows until they are durable on signals.v1")
 
 # actuation
 ASSIGNMENTS = _counter("actuation_assignments", "records", "Assignments handed to the actuator; skipped are repeated or older", "outcome")

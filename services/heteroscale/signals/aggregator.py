@@ -108,6 +108,16 @@ class PartitionAggregator:
         return self._clock.now_ms
 
     @property
+    def next_offset(self) -> int | None:
+        """The offset after the last record taken."""
+        return self._next_offset
+
+    @property
+    def newest(self) -> dict[ServiceName, int]:
+        """The end of each service's newest window."""
+        return dict(self._newest)
+
+    @property
     def instances(self) -> int:
         """How many instances are remembered."""
         return sum(each.table.instances for each in self._services.values() if each.table is not None)

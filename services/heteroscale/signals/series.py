@@ -220,12 +220,12 @@ class Series:
         steps = np.arange(1, self.slots)
         at = self.at[rows]
         with np.errstate(invalid="ignore"):
-            uneven: Mask = np.asarray(at[:, 1:] - at[:, :-1] > span.forget_ms)
-        uneven |= self.special[rows, 1:]
+            far = at[:, 1:] - at[:, :-1] > span.forget_ms
+        uneven = np.logical_or(far, self.special[rows, 1:])
         if not uneven.any():
             return []
-        uneven &= (steps > left[:, None]) & (steps <= right[:, None])
-        found: list[int] = np.flatnonzero(uneven.any(axis=1)).tolist()
+        inside = (steps > left[:, None]) & (steps <= right[:, None])
+        found: list[int] = np.flatnonzero((uneven & inside).any(axis=1)).tolist()
         return found
 
     def _walk(self, row: int, slots: slice, span: Span, from_ms: float) -> tuple[Floats, float]:
@@ -255,9 +255,9 @@ class BucketSeries(Series):
 
 def _uneven(before: Floats, after: Floats, started_before: Floats, started: Floats) -> Mask:
     """Per step: whether any column fell, appeared or went away, or the process is another."""
-    uneven: Mask = (after < before).any(axis=1)
-    uneven |= (np.isnan(before) != np.isnan(after)).any(axis=1)
-    uneven |= other_process(started_before, started)
+    fell = (after < before).any(axis=1)
+    came_or_went = (np.isnan(before) != np.isnan(after)).any(axis=1)
+    uneven: Mask = fell | came_or_went | other_process(started_before, started)
     return uneven
 
 
