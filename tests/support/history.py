@@ -1,0 +1,64 @@
+"""Judging what really happened: ownership intervals of GPUs from applied gangs, in the order in which they became true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from heteroscale.contracts import codec
+from heteroscale.contracts.placements import InstanceState, Placement
+from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
+
+
+def of_gangs(answers: Iterable[tuple[Gang, Outcome]], gpus: Mapping[str, int]) -> list[str]:
+    """What is wrong with these answers: GPUs owned twice, a rev that repeats, one gang with two answers.
+
+    Reservations are placed on the line of `rev`; at no point may a node's owners hold more than it has.
+    """
+    wrong: list[str] = []
+    by_rev: dict[int, Gang] = {}
+    answered: dict[str, int] = {}
+    for gang, outcome in answers:
+        if outcome.verdict is not Verdict.APPLIED:
+            continue
+        if answered.setdefault(gang.id, outcome.rev) != outcome.rev:
+            wrong.append(f"gang {gang.id[:8]} was applied at {answered[gang.id]} and at {outcome.rev}")
+        if by_rev.setdefault(outcome.rev, gang).id != gang.id:
+            wrong.append(f"rev {outcome.rev} was given twice")
+    held: dict[str, int] = {}
+    for rev, gang in sorted(by_rev.items()):
+        for node, count in gang.frees.items():
+            held[node] = held.get(node, 0) - count
+        for node, count in [*gang.takes.items(), *gang.adopts.items()]:
+            held[node] = held.get(node, 0) + count
+            if held[node] > gpus[node]:
+                wrong.append(f"{node} gives {held[node]} of {gpus[node]} GPUs at rev {rev}")
+    return wrong
+
+
+def of_placements(payloads: Iterable[bytes], gpus: Mapping[str, int]) -> list[str]:
+    """What is wrong with the Placements on the log: two contents for one (gen, seq), a group born without a role, GPUs given twice.
+
+    For GPUs the newest Placement of every service counts; failed instances may hold nothing any more and are left out.
+    """
+    wrong: list[str] = []
+    seen: dict[tuple[str, int, int], bytes] = {}
+    newest: dict[str, Placement] = {}
+    for payload in payloads:
+        placement = codec.decode(Placement, payload)
+        if placement.seq is None:
+            continue
+        order = (placement.service, placement.gen, placement.seq)
+        if seen.setdefault(order, payload) != payload:
+            wrong.append(f"{order} was written with two contents")
+        known = newest.get(placement.service)
+        if known is None or (placement.gen, placement.seq) > (known.gen, known.seq or 0):
+            newest[placement.service] = placement
+    held: dict[str, int] = {}
+    for _, placement in sorted(newest.items()):
+        for group in placement.groups:
+            for one in group.instances:
+                if one.state is not InstanceState.FAILED:
+                    for node, count in one.nodes.items():
+                        held[node] = held.get(node, 0) + count
+    wrong += [f"{node} gives {count} of {gpus[node]} GPUs" for node, count in sorted(held.items()) if count > gpus[node]]
+    return wrong
