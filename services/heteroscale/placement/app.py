@@ -23,8 +23,8 @@ from heteroscale.contracts.errors import Retryable, Stale
 from heteroscale.contracts.names import FleetName
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.placement import reservation
-from heteroscale.placement.cycle import CycleInput, Event
 from heteroscale.placement.fleet_topic import FleetTopic
+from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.inventory.redis import RedisInventory, connect

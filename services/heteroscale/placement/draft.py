@@ -1,6 +1,6 @@
 """A service while a cycle works on it: what is known, what happened since, what is to change. Lives for one cycle.
 
-Mutable on purpose and never shared: `cycle` opens drafts, folds records and the plan into them, and closes each into a gang.
+Mutable on purpose and never shared: `fold` opens drafts, folds records and the plan into them, and closes each into a gang.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Final
 from heteroscale.contracts.errors import Retryable, Stale
 from heteroscale.contracts.names import NodeName, ServiceName
 from heteroscale.contracts.placements import Conflict, Placement
-from heteroscale.placement import cycle, nodes, state
-from heteroscale.placement.cycle import Counts, CycleInput
+from heteroscale.placement import fold, nodes, state
+from heteroscale.placement.fold import Counts, CycleInput
 from heteroscale.placement.inventory.entries import NodeEntry
 from heteroscale.placement.inventory.gang import Gang, Outcome, Transition, Verdict
 from heteroscale.placement.inventory.protocol import Inventory, NodeSync
@@ -56,7 +56,7 @@ async def carry_out(inventory: Inventory, now: FleetState, given: CycleInput, ch
         freed |= lifted.rev != carried.state.rev
         carried.state = lifted
         before = len(carried.applied)
-        if not (freed and cycle.waits(carried.state)):
+        if not (freed and fold.waits(carried.state)):
             break
         await _run(inventory, carried, CycleInput((), given.number, given.cut))
         if len(carried.applied) == before:
@@ -94,7 +94,7 @@ async def _run(inventory: Inventory, carried: Carried, given: CycleInput) -> Non
     refused: dict[ServiceName, list[Conflict]] = {}
     for attempt in range(ATTEMPTS_MAX + 2):
         blind = attempt > ATTEMPTS_MAX
-        proposal = cycle.propose(carried.state, replace(given, refused=refused, blind=blind))
+        proposal = fold.propose(carried.state, replace(given, refused=refused, blind=blind))
         if not refused:
             carried.answers += proposal.answers
             carried.counts.append(proposal.counts)
