@@ -1,12 +1,114 @@
-"""One scheduling cycle: a pure function from a snapshot and the requests to one plan a request."""
+"""One scheduling cycle: a pure function from a snapshot and the requests to one plan a request.
+
+The phases, in the order in which they run:
+
+1. restore what drains where more is wanted in service
+2. scale in: victims, which free nothing within the cycle
+3. order the requests: priority, fewest feasible domains, size, arrival
+4. place each: replacements, growth, new groups, leftovers
+5. virtual allocation: what is placed is gone for the next; what is queued holds back its best domain from lower priorities
+6. one repair pass for a request that failed though the GPUs are there
+7. dry runs, each on what the real requests left, holding nothing
+8. write: new assignment, transitions, explanation
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from heteroscale.placement import answer, cycle, placing, victims
+from heteroscale.placement.book import Book
 from heteroscale.placement.model import Planned, Request, Snapshot
+from heteroscale.placement.placing import Draft, Work
+from heteroscale.placement.units import Demand
+
+REPAIRS_MAX = 4
+"""Placements of the cycle that are moved aside, in trial, for one failed request."""
+
+REPAIRS_CYCLE_MAX = 32
+"""The same for a whole cycle, so that a full fleet costs no more than an empty one."""
 
 
 def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
     """Plan all requests on one snapshot; the answers come in the order of the requests. Dry runs are planned last and hold nothing."""
-    raise NotImplementedError
+    state = cycle.Cycle.start(snapshot, requests)
+    types = {name: code for code, name in enumerate(snapshot.topology.types)}
+    works: dict[int, Work] = {}
+    for at, request in enumerate(requests):
+        if request.command.affinity is not None:
+            works[at] = _open(state, request, types)
+    answers: dict[int, answer.Answer] = {}
+    order = sorted(works, key=lambda at: cycle.order_key(state, works[at], requests[at]))
+    repairs = REPAIRS_CYCLE_MAX
+    for at in [at for at in order if not requests[at].command.dry_run]:
+        work = works[at]
+        work.view = state.view_for(requests[at].command.priority)
+        found = _place(state, work)
+        if found.left and answer.repairable(found.reason) and repairs:
+            repairs -= _repair(state, work, found, answers, works)
+            found = answers.pop(-1, found)
+        answers[at] = found
+        state.works.append(work)
+        if found.left and found.place is not None:
+            state.hold_for(work, found.left, found.place)
+    for at in [at for at in order if requests[at].command.dry_run]:
+        works[at].view = state.view_for(requests[at].command.priority)
+        answers[at] = _place(state, works[at])
+        works[at].draft.release()
+    return [
+        answer.planned(works[at], answers[at]) if at in works else answer.left_alone(snapshot, requests[at]) for at in range(len(requests))
+    ]
+
+
+def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:
+    """Phases 1 and 2 for one request."""
+    book = Book.open(state.snapshot, request)
+    demand = Demand.of(request.command, types)
+    roles = sorted(request.command.roles.items())
+    needed = {role: wanted.replicas - book.existing(role) for role, wanted in roles if wanted.replicas > book.existing(role)}
+    if book.groups:
+        victims.restore(book, demand)
+        victims.scale_in(book, demand)
+    rest = {role: wanted.replicas - book.serving(role) for role, wanted in roles if wanted.replicas > book.serving(role)}
+    return Work(
+        book=book, demand=demand, view=state.view_for(request.command.priority), draft=Draft(state.ledger), needed=needed, rest=rest
+    )
+
+
+def _place(state: cycle.Cycle, work: Work) -> answer.Answer:
+    """Phase 4 for one request, explained."""
+    asked = dict(work.rest)
+    left = placing.place(work) if asked or work.book.groups else {}
+    return answer.explain(state, work, asked, left)
+
+
+def _repair(state: cycle.Cycle, work: Work, found: answer.Answer, answers: dict[int, answer.Answer], works: dict[int, Work]) -> int:
+    """Phase 6: move one placement of equal priority aside, place the failed request, place the other again. How many were tried.
+
+    Kept only if both are whole; the better answer then stands under -1 and the other's is replaced.
+    """
+    priority = work.book.request.command.priority
+    others = [at for at in answers if works[at].book.request.command.priority == priority and _movable(works[at], answers[at])]
+    for tried, at in enumerate(others[-REPAIRS_MAX:], start=1):
+        other = works[at]
+        kept, own = list(other.draft.steps), list(work.draft.steps)
+        other.draft.back_to(0)
+        work.draft.back_to(0)
+        work.rest = dict(found.asked)
+        again = _place(state, work)
+        second = None if again.left else _place(state, other)
+        if second is not None and not second.left:
+            answers[at], answers[-1] = second, again
+            return tried
+        other.draft.back_to(0)
+        work.draft.back_to(0)
+        for step in kept:
+            other.draft.add(step)
+        for step in own:
+            work.draft.add(step)
+    return len(others[-REPAIRS_MAX:])
+
+
+def _movable(work: Work, found: answer.Answer) -> bool:
+    """Only what was wholly placed in one new group is moved: nothing of it depends on where it lies."""
+    return not found.left and len(work.draft.steps) == 1 and work.draft.steps[0].born

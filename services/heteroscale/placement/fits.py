@@ -1,0 +1,120 @@
+"""Necessary conditions, as vectors over the s1: which domains can possibly hold the needs, and how many units at most.
+
+For every set of GPU types U that some roles are confined to and every instance size g: the instances of at least g that must
+lie on U use up at least floor(size / g) slots of g each, and U has so many slots. Where sizes divide one another and all
+roles share their types this is exact (best fit wastes nothing); elsewhere it prunes, and the fill decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from heteroscale.contracts.names import RoleName
+from heteroscale.contracts.spec import Level
+from heteroscale.placement.ledger import Ledger, Mask, Vector
+from heteroscale.placement.units import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A domain holds the needs only if `slots` summed over its s1 is at least `need`; one slot is `gpus`."""
+
+    slots: Vector
+    need: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The ledger as one request may see it: `banned[type]` marks the s1 where this type is held back for another."""
+
+    ledger: Ledger
+    banned: Mapping[int, Mask]
+
+    def slots(self, gpu_type: int, gpus: int) -> Vector:
+        """As Ledger.slots, without what is held back."""
+        slots = self.ledger.slots(gpu_type, gpus)
+        mask = self.banned.get(gpu_type)
+        return slots if mask is None else np.where(mask, 0, slots)
+
+    def banned_in(self, s1: int) -> frozenset[int]:
+        """GPU types held back in an s1."""
+        return frozenset(gpu_type for gpu_type, mask in self.banned.items() if mask[s1]) if self.banned else frozenset()
+
+
+def conditions(view: View, shapes: Mapping[RoleName, Shape], needs: Mapping[RoleName, int]) -> list[Condition]:
+    """All conditions of the needs, the widest and finest last; one that nothing satisfies if a role has no GPU type here."""
+    wanted = [(shapes[role], count) for role, count in needs.items() if count > 0]
+    if any(not shape.types for shape, _ in wanted):
+        return [Condition(np.zeros(view.ledger.pools, dtype=np.int64), 1, 1)]
+    sets = {frozenset(code for _, code in shape.types) for shape, _ in wanted}
+    sets.add(frozenset[int]().union(*sets))
+    found: list[Condition] = []
+    for types in sorted(sets, key=lambda codes: (len(codes), sorted(codes))):
+        inside = [(shape, count) for shape, count in wanted if {code for _, code in shape.types} <= types]
+        found.extend(_of_types(view, types, inside))
+    return found
+
+
+def _of_types(view: View, types: frozenset[int], inside: list[tuple[Shape, int]]) -> list[Condition]:
+    ledger = view.ledger
+    items: dict[int, int] = {}
+    for shape, count in inside:
+        for piece in shape.pieces:
+            whole = min(ledger.effective(code, piece.gpus) for code in types)
+            largest = max(ledger.sizes(code)[-1] for code in types)
+            wide = shape.within in (Level.S2, Level.CLUSTER) and piece.gpus > largest
+            size = min(ledger.sizes(code)[0] for code in types) if wide else piece.gpus
+            items[size] = items.get(size, 0) + (count * (whole // size) if wide else count)
+    found: list[Condition] = []
+    for size in sorted(items, reverse=True):
+        need = sum(count * (other // size) for other, count in items.items() if other >= size)
+        slots: Vector = sum((view.slots(code, size) for code in sorted(types)), start=np.zeros(ledger.pools, dtype=np.int64))
+        found.append(Condition(slots, need, size))
+    return found
+
+
+def holds(ledger: Ledger, found: list[Condition], level: Level, mask: Mask | None = None) -> Mask:
+    """Which domains of a level satisfy all conditions, counting only the s1 of the mask."""
+    verdict: Mask | None = None
+    for condition in found:
+        slots = condition.slots if mask is None else np.where(mask, condition.slots, 0)
+        passed = ledger.over(level, slots) >= condition.need
+        verdict = passed if verdict is None else verdict & passed
+    return np.ones(len(ledger.topology.levels[level]), dtype=bool) if verdict is None else verdict
+
+
+def units_at_most(ledger: Ledger, found: list[Condition], level: Level) -> Vector:
+    """How often each domain of a level could hold the needs that the conditions were made of, at most."""
+    bound: Vector | None = None
+    for condition in found:
+        units = ledger.over(level, condition.slots) // max(1, condition.need)
+        bound = units if bound is None else np.minimum(bound, units)
+    return np.zeros(len(ledger.topology.levels[level]), dtype=np.int64) if bound is None else bound
+
+
+def elsewhere(
+    view: View, shapes: Mapping[RoleName, Shape], needs: Mapping[RoleName, int], level: Level, mask: Mask | None = None
+) -> Vector:
+    """At least so many replicas of the needs must take a less preferred type, per domain of a level."""
+    ledger = view.ledger
+    total = np.zeros(len(ledger.topology.levels[level]), dtype=np.int64)
+    if all(len({rank for rank, _ in shapes[role].types}) < 2 for role in needs):
+        return total
+    first: dict[int, list[tuple[Shape, int]]] = {}
+    for role, count in needs.items():
+        types = shapes[role].types
+        if types and (len(types) == 1 or types[1][0] > 0):
+            first.setdefault(types[0][1], []).append((shapes[role], count))
+    for code, wanted in sorted(first.items()):
+        short = np.zeros_like(total)
+        for condition in _of_types(view, frozenset({code}), wanted):
+            slots = condition.slots if mask is None else np.where(mask, condition.slots, 0)
+            lack = np.maximum(0, condition.need - ledger.over(level, slots))
+            relief = max(sum(max(1, ledger.effective(code, piece.gpus) // condition.gpus) for piece in shape.pieces) for shape, _ in wanted)
+            short = np.maximum(short, -(-lack // relief))
+        total = total + short
+    return total

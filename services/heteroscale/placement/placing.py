@@ -1,0 +1,386 @@
+"""Placing one request: replacements, growth before birth, whole units, leftovers.
+
+A Draft holds what is found and takes its GPUs from the ledger at once (virtual allocation); it can be undone. The book is
+written only when the cycle is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from heteroscale.contracts.names import RoleName
+from heteroscale.contracts.placements import InstanceState
+from heteroscale.contracts.spec import Level
+from heteroscale.placement import search
+from heteroscale.placement.book import Book, GroupBook, Member, Standing
+from heteroscale.placement.fill import Fill
+from heteroscale.placement.fits import View
+from heteroscale.placement.ledger import Ledger
+from heteroscale.placement.site import Seat, Site, gpus_by_node
+from heteroscale.placement.topology import LEVELS, WIDTH
+from heteroscale.placement.units import Demand, Needs, Piece, Shape, subtract
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Seats found for a group; `member` is the broken replica whose missing parts they are."""
+
+    group: GroupBook
+    seats: tuple[Seat, ...]
+    born: bool
+    member: Member | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """What has been found so far for one request."""
+
+    ledger: Ledger
+    steps: list[Step] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Keep a step and take its GPUs."""
+        self.steps.append(step)
+        self.ledger.take(gpus_by_node(step.seats))
+
+    def back_to(self, length: int) -> None:
+        """Undo all steps after the first `length`."""
+        while len(self.steps) > length:
+            self.ledger.give(gpus_by_node(self.steps.pop().seats))
+
+    def redo(self) -> None:
+        """Take the GPUs of all steps again, after `release`."""
+        for step in self.steps:
+            self.ledger.take(gpus_by_node(step.seats))
+
+    def release(self) -> None:
+        """Give the GPUs of all steps back but keep the steps."""
+        for step in self.steps:
+            self.ledger.give(gpus_by_node(step.seats))
+
+
+@dataclass(slots=True)
+class Work:
+    """One request in a cycle."""
+
+    book: Book
+    demand: Demand
+    view: View
+    draft: Draft
+    needed: Needs
+    rest: Needs = field(default_factory=dict)
+    waiting: bool = False
+
+    @property
+    def blank(self) -> Fill:
+        """An empty fill under this request's view."""
+        return Fill(view=self.view, demand=self.demand, marks=self._marks() if self.demand.spread.value in ("node", "s0") else {})
+
+    def begun(self, group: GroupBook) -> list[int]:
+        """The s1 that a group lies in, drafted seats included."""
+        of = self.view.ledger.topology.levels[Level.S1].of
+        drafted = {int(of[node]) for step in self.draft.steps if step.group is group for node in gpus_by_node(step.seats)}
+        return sorted(drafted.union(self.book.begun(group)))
+
+    def home(self, group: GroupBook, level: Level) -> tuple[Level, int] | None:
+        """The domain in which a group may grow under a ceiling."""
+        home = self.book.home(group, level)
+        if home is not None:
+            return home
+        nodes = [node for step in self.draft.steps if step.group is group for node in gpus_by_node(step.seats)]
+        span = self.view.ledger.topology.spanned(nodes)
+        if span is None or WIDTH[span[0]] >= WIDTH[level]:
+            return span
+        return level, int(self.view.ledger.topology.levels[level].of[nodes[0]])
+
+    def groups(self) -> list[GroupBook]:
+        """Groups that may grow: those with something alive, and those drafted in this cycle."""
+        alive = [group for group in self.book.groups if any(member.existing for member in group.members)]
+        for step in self.draft.steps:
+            if step.born and step.group not in alive:
+                alive.append(step.group)
+        return alive
+
+    def count(self, group: GroupBook, role: RoleName) -> int:
+        """Serving replicas of a role in a group, drafted ones included."""
+        drafted = sum(seat.role == role for step in self.draft.steps if step.group is group for seat in step.seats)
+        return group.count(role) + drafted
+
+    def _marks(self) -> dict[int, Sequence[RoleName]]:
+        marks: dict[int, list[RoleName]] = {}
+        index = self.book.topology.index
+        for group in self.book.groups:
+            for instance in group.live():
+                for node in instance.nodes:
+                    if node in index:
+                        marks.setdefault(index[node], []).append(instance.role)
+        return dict(marks)
+
+
+def levels_of(demand: Demand) -> list[Level]:
+    """Ceilings in the order they are tried."""
+    return [level for level in LEVELS if WIDTH[demand.level] <= WIDTH[level] <= WIDTH[demand.widest]]
+
+
+def place(work: Work) -> Needs:
+    """Phase 4 for one request; what could not be placed. `work.waiting` tells that it waits for its preferred level."""
+    lost = replace_lost(work)
+    revived = work.demand.times(work.demand.units_in(lost))
+    wanted = subtract(work.rest, lost)
+    for role, count in revived.items():
+        wanted[role] = wanted.get(role, 0) + count
+    left = try_levels(work, wanted) if wanted else {}
+    if revived and not left:
+        _forgive(work, revived)
+        lost = subtract(lost, revived)
+    elif revived:
+        left = subtract(left, revived)
+    for role, count in lost.items():
+        left[role] = left.get(role, 0) + count
+    return dict(sorted(left.items()))
+
+
+def replace_lost(work: Work) -> Needs:
+    """Replace what failed inside its group's domain, one by one; what could not be is the group's debt."""
+    lost: Needs = {}
+    rest = dict(work.rest)
+    for group in work.book.groups:
+        group.debt = {}
+        dead = [member for member in group.members if member.standing is Standing.DEAD]
+        share = work.demand.unit
+        dead.sort(key=lambda one: (group.count(one.role) / share.get(one.role, 1), one.role, one.id))
+        for member in dead:
+            alive = [one for one in member.instances if one.state is not InstanceState.FAILED]
+            if rest.get(member.role, 0) <= 0:
+                if alive:
+                    work.book.move(group, member, InstanceState.STOPPING, "scale_in")
+                continue
+            rest[member.role] -= 1
+            if not (alive and _mend(work, group, member)) and not _renew(work, group, member):
+                group.debt[member.role] = group.debt.get(member.role, 0) + 1
+                lost[member.role] = lost.get(member.role, 0) + 1
+    placed: Needs = {}
+    for step in work.draft.steps:
+        for role in {seat.role for seat in step.seats}:
+            placed[role] = placed.get(role, 0) + sum(seat.role == role for seat in step.seats)
+    work.rest = subtract(work.rest, placed)
+    return lost
+
+
+def _renew(work: Work, group: GroupBook, member: Member) -> bool:
+    """A whole new replica in the group's domain."""
+    for level in levels_of(work.demand):
+        home = work.home(group, level)
+        found = None if home is None else search.inside(work.blank, {member.role: 1}, home, work.begun(group))
+        if found is not None:
+            work.draft.add(Step(group, tuple(found.fill.seats), born=False))
+            if any(one.state is not InstanceState.FAILED for one in member.instances):
+                work.book.move(group, member, InstanceState.STOPPING, "scale_in")
+            return True
+    return False
+
+
+def _mend(work: Work, group: GroupBook, member: Member) -> bool:
+    """The missing parts of a broken replica, beside those that live."""
+    shape, topology = work.demand.shapes[member.role], work.book.topology
+    alive = [one for one in member.instances if one.state is not InstanceState.FAILED]
+    missing = list(shape.pieces)
+    for one in alive:
+        match = next((piece for piece in missing if piece.part == one.part), None)
+        if match is None:
+            return False
+        missing.remove(match)
+    nodes = [topology.index[node] for one in alive for node in one.nodes if node in topology.index]
+    ranges = topology.levels[shape.within]
+    if not nodes or not missing:
+        return False
+    domain = int(ranges.of[nodes[0]])
+    first, last = int(ranges.first[domain]), int(ranges.first[domain + 1])
+    avail: list[int] = work.view.ledger.avail[first:last].tolist()
+    banned = work.view.banned_in(int(topology.levels[Level.S1].of[nodes[0]]))
+    free = {first + at: gpus for at, gpus in enumerate(avail) if gpus and work.view.ledger.types[first + at] not in banned}
+    code = int(topology.type[nodes[0]])
+    rank = next((rank for rank, other in shape.types if other == code), 0)
+    seat = Site(work.view.ledger, free).seat(_repair_shape(shape, missing), code, rank)
+    if seat is None:
+        return False
+    work.draft.add(Step(group, (seat,), born=False, member=member))
+    return True
+
+
+def _repair_shape(shape: Shape, missing: list[Piece]) -> Shape:
+    return Shape(role=shape.role, pieces=tuple(missing), types=shape.types, within=Level.CLUSTER, gpus=sum(piece.gpus for piece in missing))
+
+
+def _forgive(work: Work, revived: Needs) -> None:
+    """Units placed elsewhere settle the debts of the groups that lost most."""
+    left = dict(revived)
+    for group in sorted(work.book.groups, key=lambda one: (sum(member.serving for member in one.members), one.id)):
+        for role in sorted(group.debt):
+            settled = min(group.debt[role], left.get(role, 0))
+            group.debt[role] -= settled
+            left[role] = left.get(role, 0) - settled
+        group.debt = {role: count for role, count in group.debt.items() if count}
+
+
+def try_levels(work: Work, wanted: Needs) -> Needs:
+    """Under each ceiling in turn; while the request may still wait, only where its preferred level holds."""
+    demand, command = work.demand, work.book.request.command
+    preferred = min(demand.prefer, demand.level, key=lambda level: WIDTH[level])
+    waits = work.book.request.waited_ms < command.wait_ms and WIDTH[preferred] < max(WIDTH[demand.widest], WIDTH[demand.level])
+    if waits:
+        level = max(preferred, Level.S1, key=lambda one: WIDTH[one])
+        if not _whole(work, wanted, level):
+            return {}
+        start = len(work.draft.steps)
+        left = _settle(work, wanted)
+        work.waiting = left != wanted
+        work.draft.back_to(start)
+        return wanted if work.waiting else left
+    return _settle(work, wanted)
+
+
+def _settle(work: Work, wanted: Needs) -> Needs:
+    left = wanted
+    for level in levels_of(work.demand):
+        left = _whole(work, left, level) if work.demand.whole else _by_units(work, left, level)
+        if not left:
+            break
+    return left
+
+
+def _whole(work: Work, wanted: Needs, level: Level) -> Needs:
+    """All of it by growth, or all of it as one new group, or nothing."""
+    start = len(work.draft.steps)
+    if not _grow(work, wanted, level):
+        return {}
+    work.draft.back_to(start)
+    return {} if work.demand.opens(wanted) and _open(work, wanted, level) else wanted
+
+
+def _by_units(work: Work, wanted: Needs, level: Level) -> Needs:
+    """Growth, then new groups in whole units, then leftovers; a second time with the leftovers first if that falls short."""
+    start = len(work.draft.steps)
+    left = _open_units(work, _grow(work, wanted, level), level)
+    extra = subtract(wanted, work.demand.times(work.demand.units_in(wanted)))
+    if not left or not extra or not work.demand.units_in(wanted):
+        return left
+    first = list(work.draft.steps[start:])
+    work.draft.back_to(start)
+    unjoined = _join(work, extra, level)
+    second = _open_units(work, _grow(work, subtract(wanted, extra), level), level)
+    for role, count in unjoined.items():
+        second[role] = second.get(role, 0) + count
+    if _gpus(work, second) < _gpus(work, left):
+        return second
+    work.draft.back_to(start)
+    for step in first:
+        work.draft.add(step)
+    return left
+
+
+def _gpus(work: Work, needs: Needs) -> int:
+    return sum(work.demand.shapes[role].gpus * count for role, count in needs.items())
+
+
+def _grow(work: Work, wanted: Needs, level: Level) -> Needs:
+    """Into existing groups: all in one if one takes it, else whole units over several, then what is left after whole units."""
+    if not wanted or not work.groups():
+        return wanted
+    if _grow_one(work, wanted, level):
+        return {}
+    left = dict(wanted)
+    while units := work.demand.units_in(left):
+        room = [(_units_in(work, group, level, units), group) for group in work.groups()]
+        most, group = max(room, key=lambda one: one[0])
+        home = work.home(group, level)
+        if most == 0 or home is None:
+            return left
+        found = search.inside(work.blank, work.demand.times(most), home, work.begun(group))
+        if found is None:
+            return left
+        work.draft.add(Step(group, tuple(found.fill.seats), born=False))
+        left = subtract(left, work.demand.times(most))
+    return _join(work, left, level)
+
+
+def _units_in(work: Work, group: GroupBook, level: Level, limit: int) -> int:
+    home = work.home(group, level)
+    return 0 if home is None else search.units_inside(work.blank, home, limit, work.begun(group))
+
+
+def _grow_one(work: Work, wanted: Needs, level: Level) -> bool:
+    """All of it into the one group where it costs least; a group that lacks these roles comes before one that does not."""
+    best: tuple[tuple[int, search.Cost, str], GroupBook, search.Found] | None = None
+    for group in work.groups():
+        home = work.home(group, level)
+        found = None if home is None else search.inside(work.blank, wanted, home, work.begun(group))
+        if found is not None:
+            key = (-_lack(work, group, wanted), found.cost, group.id)
+            if best is None or key < best[0]:
+                best = (key, group, found)
+    if best is None:
+        return False
+    work.draft.add(Step(best[1], tuple(best[2].fill.seats), born=False))
+    return True
+
+
+def _lack(work: Work, group: GroupBook, wanted: Needs) -> int:
+    """How many of the wanted replicas the group's ratio is short of."""
+    unit = work.demand.unit
+    units = max((-(-work.count(group, role) // share) for role, share in unit.items()), default=0)
+    return sum(min(wanted.get(role, 0), max(0, units * share - work.count(group, role))) for role, share in unit.items())
+
+
+def _open(work: Work, wanted: Needs, level: Level) -> bool:
+    """A new group with all of it, in the best domain."""
+    found = search.find(work.blank, wanted, level)
+    if found is None:
+        return False
+    work.draft.add(Step(GroupBook(id="", record=None, members=[]), tuple(found.fill.seats), born=True))
+    return True
+
+
+def _open_units(work: Work, wanted: Needs, level: Level) -> Needs:
+    """New groups: all in one domain if one takes it, else as many whole units as fit, the most that one domain takes first."""
+    left = dict(wanted)
+    while left and work.demand.opens(left):
+        if _open(work, left, level):
+            return {}
+        units = work.demand.units_in(left)
+        most = search.most_units(work.blank, units, level) if units else 0
+        if most == 0 or not _open(work, work.demand.times(most), level):
+            break
+        left = subtract(left, work.demand.times(most))
+    return _join(work, left, level) if not work.demand.units_in(left) else _join_outside(work, left, level)
+
+
+def _join_outside(work: Work, wanted: Needs, level: Level) -> Needs:
+    """Roles outside the ratio join a group whatever becomes of the units."""
+    outside = {role: count for role, count in wanted.items() if role not in work.demand.unit}
+    unjoined = _join(work, outside, level)
+    return subtract(wanted, subtract(outside, unjoined))
+
+
+def _join(work: Work, wanted: Needs, level: Level) -> Needs:
+    """What is less than a unit joins groups: together, else the largest even share, else role by role outside the ratio."""
+    left = dict(wanted)
+    if not left or not work.groups() or _grow_one(work, left, level):
+        return {} if work.groups() else left
+    inside = {role: count for role, count in left.items() if role in work.demand.unit}
+    most = max(inside.values(), default=0)
+    share = most
+    while share > 0 and inside:
+        part = {role: count * share // most for role, count in inside.items() if count * share // most}
+        if part and _grow_one(work, part, level):
+            left = subtract(left, part)
+            inside = {role: left[role] for role in inside if role in left}
+            most = max(inside.values(), default=0)
+            share = min(share, most)
+        else:
+            share -= 1
+    for role in sorted(set(left).difference(work.demand.unit)):
+        while left.get(role, 0) and _grow_one(work, {role: 1}, level):
+            left = subtract(left, {role: 1})
+    return left

@@ -1,0 +1,159 @@
+"""Seating replicas inside one s1, node by node: best fit, whole nodes for what is larger, parts together.
+
+A Site is a scratch copy: nothing is taken from the ledger until the caller commits what it seated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from heteroscale.contracts.names import RoleName
+from heteroscale.contracts.spec import Level, Spread
+from heteroscale.placement.ledger import Ledger
+from heteroscale.placement.units import Piece, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One replica seated: nodes (by index) and GPUs for each of its pieces."""
+
+    role: RoleName
+    type: int
+    rank: int
+    pieces: tuple[tuple[Piece, Mapping[int, int]], ...]
+
+
+def gpus_by_node(seats: Iterable[Seat]) -> dict[int, int]:
+    """GPUs that the seats take from each node."""
+    total: dict[int, int] = {}
+    for seat in seats:
+        for _, nodes in seat.pieces:
+            for node, gpus in nodes.items():
+                total[node] = total.get(node, 0) + gpus
+    return total
+
+
+class Site:
+    """Free GPUs of a set of nodes, bucketed by type, free GPUs and node size; nodes of a bucket in a fixed order, the first choice last."""
+
+    def __init__(self, ledger: Ledger, nodes: Mapping[int, int], spread: Spread = Spread.NONE) -> None:
+        self._ledger = ledger
+        self._spread = spread
+        self._marked: dict[RoleName, dict[int, int]] = {}
+        self.free = dict(nodes)
+        self._buckets: dict[int, dict[tuple[int, int], list[int]]] = {}
+        for node in self._order():
+            self._bucket(node).append(node)
+
+    @classmethod
+    def of(cls, ledger: Ledger, s1: int, banned: frozenset[int], spread: Spread = Spread.NONE) -> Site:
+        """The site of an s1 without the GPU types that are held back there."""
+        first, last = ledger.nodes_of(s1)
+        avail: list[int] = ledger.avail[first:last].tolist()
+        types = ledger.types
+        nodes = {first + i: free for i, free in enumerate(avail) if free and types[first + i] not in banned}
+        return cls(ledger, nodes, spread)
+
+    def seat(self, shape: Shape, gpu_type: int, rank: int) -> Seat | None:
+        """Seat one replica on nodes of this type, or leave the site as it was."""
+        scoped = shape.within is Level.S0 and (len(shape.pieces) > 1 or shape.largest > max(self._ledger.sizes(gpu_type), default=0))
+        placed = self._in_one_s0(shape, gpu_type) if scoped else self._pieces(shape, gpu_type)
+        return None if placed is None else Seat(role=shape.role, type=gpu_type, rank=rank, pieces=placed)
+
+    def unseat(self, seat: Seat) -> None:
+        """Take a replica back."""
+        for _, nodes in seat.pieces:
+            self._give(nodes)
+
+    def _pieces(self, shape: Shape, gpu_type: int) -> tuple[tuple[Piece, Mapping[int, int]], ...] | None:
+        placed: list[tuple[Piece, Mapping[int, int]]] = []
+        for piece in shape.pieces:
+            nodes = self._place(piece.gpus, gpu_type, shape.role)
+            if nodes is None:
+                for _, taken in placed:
+                    self._give(taken)
+                return None
+            placed.append((piece, nodes))
+        return tuple(placed)
+
+    def _in_one_s0(self, shape: Shape, gpu_type: int) -> tuple[tuple[Piece, Mapping[int, int]], ...] | None:
+        """All pieces in the s0 that has least room to spare."""
+        racks: dict[int, dict[int, int]] = {}
+        for node, free in self.free.items():
+            if free:
+                racks.setdefault(self._ledger.s0_of[node], {})[node] = free
+        for rack in sorted(racks, key=lambda s0: (sum(racks[s0].values()), s0)):
+            placed = Site(self._ledger, racks[rack], self._spread)._pieces(shape, gpu_type)  # noqa: SLF001  # a site of its own kind
+            if placed is not None:
+                for _, nodes in placed:
+                    for node, gpus in nodes.items():
+                        self._set(node, self.free[node] - gpus)
+                return placed
+        return None
+
+    def _place(self, gpus: int, gpu_type: int, role: RoleName) -> dict[int, int] | None:
+        """One instance: the fullest node that fits, else whole nodes of one size."""
+        buckets = self._buckets.get(gpu_type)
+        if not buckets:
+            return None
+        fitting = [key for key, nodes in buckets.items() if nodes and key[0] >= gpus]
+        if fitting:
+            node = buckets[min(fitting)][-1] if self._spread is Spread.NONE else self._apart(role, buckets, fitting)
+            self._set(node, self.free[node] - gpus)
+            return {node: gpus}
+        for size in self._ledger.sizes(gpu_type):
+            count = -(-gpus // size)
+            whole = buckets.get((size, size), [])
+            if size < gpus and len(whole) >= count:
+                chosen = sorted(whole[-count:])
+                for node in chosen:
+                    self._set(node, 0)
+                return dict.fromkeys(chosen, size)
+        return None
+
+    def _apart(self, role: RoleName, buckets: Mapping[tuple[int, int], list[int]], fitting: list[tuple[int, int]]) -> int:
+        """Best fit among the nodes (or racks) that hold least of the role."""
+        place: Callable[[int], int] = (lambda node: node) if self._spread is Spread.NODE else (lambda node: self._ledger.s0_of[node])
+        seen = self._marked.setdefault(role, {})
+        candidates = [(seen.get(place(node), 0), key, -i, node) for key in fitting for i, node in enumerate(buckets[key])]
+        node = min(candidates)[3]
+        seen[place(node)] = seen.get(place(node), 0) + 1
+        return node
+
+    def mark(self, role: RoleName, node: int) -> None:
+        """A running instance of the role sits here, for `spread`."""
+        place = node if self._spread is Spread.NODE else self._ledger.s0_of[node]
+        seen = self._marked.setdefault(role, {})
+        seen[place] = seen.get(place, 0) + 1
+
+    def hold(self, node: int, gpus: int) -> None:
+        """GPUs that were given away elsewhere."""
+        self._set(node, self.free[node] - gpus)
+
+    def _give(self, nodes: Mapping[int, int]) -> None:
+        for node, gpus in nodes.items():
+            self._set(node, self.free[node] + gpus)
+
+    def _set(self, node: int, free: int) -> None:
+        bucket = self._bucket(node)
+        if bucket[-1] == node:
+            bucket.pop()
+        else:
+            bucket.remove(node)
+        self.free[node] = free
+        self._bucket(node).append(node)
+
+    def _bucket(self, node: int) -> list[int]:
+        ledger = self._ledger
+        return self._buckets.setdefault(ledger.types[node], {}).setdefault((self.free[node], ledger.gpus[node]), [])
+
+    def _order(self) -> list[int]:
+        """Nodes so that the last of each bucket is in the fullest s0, then first by path."""
+        s0_of = self._ledger.s0_of
+        racks: dict[int, int] = {}
+        for node, free in self.free.items():
+            racks[s0_of[node]] = racks.get(s0_of[node], 0) + free
+        if len(racks) < 2:
+            return list(reversed(self.free))
+        return sorted(self.free, key=lambda node: (racks[s0_of[node]], node), reverse=True)

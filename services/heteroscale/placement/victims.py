@@ -1,0 +1,130 @@
+"""Who comes back and who goes: restoring what drains, and the order of victims of a scale-in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from heteroscale.contracts.names import RoleName
+from heteroscale.contracts.placements import InstanceState
+from heteroscale.contracts.spec import Level
+from heteroscale.placement.book import Book, GroupBook, Member, Standing
+from heteroscale.placement.units import Demand, Needs
+
+Seated = tuple[GroupBook, Member]
+
+
+def restore(book: Book, demand: Demand) -> None:
+    """Phase 1: where more is wanted in service than serves, draining replicas return: first those of groups that lost a serving one."""
+    for role, wanted in sorted(book.request.command.roles.items()):
+        missing = wanted.replicas - book.serving(role)
+        if missing <= 0:
+            continue
+        draining = [(group, member) for group, member in book.members() if member.role == role and member.standing is Standing.DRAINING]
+        last = {id(group): at for at, group in enumerate(_in_order(book, demand))}
+        draining.sort(key=lambda one: (not _lost(one[0], role), -last[id(one[0])], one[1].id))
+        for group, member in draining[:missing]:
+            book.move(group, member, InstanceState.READY, "restored")
+
+
+def scale_in(book: Book, demand: Demand) -> None:
+    """Phase 2: what exceeds `replicas` goes: what drains already first, then what is not ready, then victims in order.
+
+    What is not ready stops at once; of the rest up to `draining` drains and the others stop. Roles that the command does
+    not name keep what they have.
+    """
+    roles = book.request.command.roles
+    excess = {role: book.existing(role) - wanted.replicas for role, wanted in sorted(roles.items())}
+    chosen: dict[RoleName, list[Seated]] = {role: [] for role in excess}
+    groups = _in_order(book, demand)
+    for standing in (Standing.DRAINING, Standing.PENDING):
+        for group in groups:
+            for member in _by_value(book, group, standing):
+                if excess.get(member.role, 0) > 0:
+                    excess[member.role] -= 1
+                    chosen[member.role].append((group, member))
+    left = {role: count for role, count in excess.items() if count > 0}
+    for group, member in _ready_victims(book, groups, demand, left):
+        chosen[member.role].append((group, member))
+    for role, victims in chosen.items():
+        for group, member in victims:
+            if member.standing is Standing.PENDING:
+                book.move(group, member, InstanceState.STOPPING, "not_ready")
+        ready = [one for one in victims if one[1].standing is not Standing.STOPPING]
+        for at, (group, member) in enumerate(ready):
+            drains = at < roles[role].draining
+            book.move(group, member, InstanceState.DRAINING if drains else InstanceState.STOPPING, "scale_in")
+
+
+def _in_order(book: Book, demand: Demand) -> list[GroupBook]:
+    """Groups, first victim first: degraded, then of the rarest pool, then smallest, then by id."""
+    pools = {id(group): max((int(book.topology.pool[s1]) for s1 in book.begun(group)), default=0) for group in book.groups}
+
+    def size(group: GroupBook) -> int:
+        return sum(sum(instance.nodes.values()) for instance in group.live())
+
+    def degraded(group: GroupBook) -> bool:
+        return bool(group.record is not None and group.record.degraded) or any(_lost(group, role) for role in demand.unit)
+
+    return sorted(book.groups, key=lambda group: (not degraded(group), -pools[id(group)], size(group), group.id))
+
+
+def _ready_victims(book: Book, groups: Sequence[GroupBook], demand: Demand, left: Needs) -> list[Seated]:
+    """Whole groups and whole units first, both roles of a group together; then what a group has beyond its ratio; then any."""
+    victims: list[Seated] = []
+    stock = {id(group): _by_value(book, group, Standing.READY) for group in groups}
+
+    def have(group: GroupBook, role: RoleName) -> int:
+        return sum(member.role == role for member in stock[id(group)])
+
+    def pick(group: GroupBook, role: RoleName, count: int) -> None:
+        picked = [member for member in stock[id(group)] if member.role == role][:count]
+        stock[id(group)] = [member for member in stock[id(group)] if member not in picked]
+        victims.extend((group, member) for member in picked)
+        left[role] = left.get(role, 0) - len(picked)
+
+    for group in groups:
+        roles = sorted({member.role for member in stock[id(group)]})
+        if roles and all(have(group, role) <= left.get(role, 0) for role in roles):
+            for role in roles:
+                pick(group, role, have(group, role))
+            continue
+        units = min((min(left.get(role, 0), have(group, role)) // share for role, share in demand.unit.items()), default=0)
+        for role, share in demand.unit.items():
+            pick(group, role, units * share)
+    for role in sorted(left):
+        for group in groups:
+            pick(group, role, max(0, min(left[role], _beyond_ratio(have, group, role, demand))))
+        for group in groups:
+            pick(group, role, max(0, min(left[role], have(group, role) - 1)))
+        for group in groups:
+            pick(group, role, max(0, left[role]))
+    return victims
+
+
+def _beyond_ratio(have: object, group: GroupBook, role: RoleName, demand: Demand) -> int:
+    """Replicas of a role that the group's other roles have no use for."""
+    counts: Mapping[RoleName, int] = {name: have(group, name) for name in demand.unit}  # type: ignore[operator]  # a local function
+    others = [-(-counts[name] // share) for name, share in demand.unit.items() if name != role]
+    if role not in demand.unit or not others:
+        return counts.get(role, 0)
+    return counts[role] - max(others) * demand.unit[role]
+
+
+def _by_value(book: Book, group: GroupBook, standing: Standing) -> list[Member]:
+    """Members of a standing, first victim first: in the rarest pool, in the s1 where the group has least, then by id."""
+    of, index, pool = book.topology.levels[Level.S1].of, book.topology.index, book.topology.pool
+
+    def s1(member: Member) -> int:
+        known = [index[node] for node in member.instances[0].nodes if node in index]
+        return int(of[min(known)]) if known else -1
+
+    members = [member for member in group.members if member.standing is standing]
+    count: dict[int, int] = {}
+    for member in group.members:
+        if member.existing:
+            count[s1(member)] = count.get(s1(member), 0) + 1
+    return sorted(members, key=lambda one: (-int(pool[s1(one)]) if s1(one) >= 0 else 1, count.get(s1(one), 0), one.id))
+
+
+def _lost(group: GroupBook, role: RoleName) -> bool:
+    return any(member.role == role and member.standing is Standing.DEAD for member in group.members)
