@@ -32,6 +32,7 @@ class StubLoop:
     opens_at_ms: int
     states: dict[str, dict[str, InstanceState]] = field(default_factory=dict)
     decided_ms: dict[str, int] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
     seq: int = 0
 
     async def run(self) -> None:
@@ -57,6 +58,7 @@ class StubLoop:
             states[said.instance] = AFTER[said.kind]
         else:
             states.pop(said.instance, None)
+            self.gone.add(said.instance)
 
     def _answer(self, service: str, tick_ms: int | None, changed: bool) -> list[Entry]:  # noqa: FBT001 - private
         spec, entries = self.specs[service], []
@@ -96,6 +98,7 @@ class StubLoop:
     def _placement(self, spec: ServiceSpec, at_ms: int) -> Entry:
         states = self.states.setdefault(spec.service, {})
         wanted = [f"{spec.service}-{role}-{index}" for role, count in sorted(self.counts[spec.service].items()) for index in range(count)]
+        wanted = [name for name in wanted if name not in self.gone]
         changes = [Change(instance=name, from_=None, to=InstanceState.RESERVED, reason="stub") for name in wanted if name not in states]
         for name in wanted:
             states.setdefault(name, InstanceState.RESERVED)

@@ -11,7 +11,7 @@ from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.settings import Switch
-from heteroscale.signals import app as signals
+from heteroscale.signals import worker as signals
 from heteroscale.signals.settings import SignalsSettings
 from heteroscale.simulator.crew import Serve
 

@@ -22,7 +22,8 @@ from heteroscale.contracts.errors import Rejected
 
 Floats = npt.NDArray[np.float64]
 
-GRID: Final = np.linspace(0.0, 1.0, 129)  # load as a share of the plateau
+POINTS: Final = 128
+GRID: Final = 1.0 - (1.0 - np.linspace(0.0, 1.0, POINTS + 1)) ** 2  # load as a share of the plateau, denser towards it
 NAMES: Final = ("h200_llama8b", "h20_deepseek_r1")
 
 
@@ -82,8 +83,9 @@ class DecodeCurve:
     def _at(self, table: Floats, load: Floats | float, context: Floats | float) -> Floats:
         """Bilinear in (context, load)."""
         load, context = np.broadcast_arrays(np.clip(load, 0.0, 1.0), context)
-        column = np.minimum((load * (len(GRID) - 1)).astype(np.int64), len(GRID) - 2)
-        right = load * (len(GRID) - 1) - column
+        at_column = (1.0 - np.sqrt(1.0 - load)) * POINTS  # the inverse of GRID
+        column = np.minimum(at_column.astype(np.int64), POINTS - 1)
+        right = at_column - column
         if len(self.context) == 1:
             return np.asarray(table[0, column] * (1 - right) + table[0, column + 1] * right)
         at = np.clip(context, self.context[0], self.context[-1])

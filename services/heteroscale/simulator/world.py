@@ -44,7 +44,7 @@ class Scene:
     profile: str | None = None
     seed: int = 1
     faults: Sequence[Fault] = ()
-    warmup_ms: int = 900_000
+    warmup_ms: int = 2_700_000
 
     @property
     def opens_at_ms(self) -> int:

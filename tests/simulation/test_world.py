@@ -1,0 +1,186 @@
+"""The world by itself, answered by a stand-in loop: conservation, lockstep, faults, and figures recomputed by other code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import yaml
+from support.stub_loop import StubLoop
+
+from heteroscale.bus import catalogue
+from heteroscale.bus.log import Record, TopicPartition
+from heteroscale.bus.memory import MemoryLog
+from heteroscale.contracts import codec
+from heteroscale.contracts.errors import Broken, Rejected
+from heteroscale.contracts.spec import ServiceSpec
+from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.runtime.clock import SYSTEM
+from heteroscale.simulator import closing, faults, fleet, traffic, world
+from heteroscale.simulator.lockstep import Lockstep, Seen
+from heteroscale.simulator.traffic import REQUESTS
+from heteroscale.simulator.world import Scene, World
+
+START_MS = 1_715_734_200_000
+COUNTS = {"chat": {"prefill": 20, "decode": 4}, "code": {"prefill": 10, "decode": 1}}
+
+
+def scene(hours: float, *mishaps: str, seed: int = 1) -> Scene:
+    """The demo's cast for a part of its day."""
+    specs = [codec.convert(ServiceSpec, yaml.safe_load(fleet.demo_text(name))) for name in ("chat.yaml", "code.yaml")]
+    traces = [traffic.azure_weekday("conv").scaled(3.0), traffic.azure_weekday("code").scaled(24.0)]
+    return Scene(
+        specs=specs,
+        traffic=[trace.until(hours * 3600) for trace in traces],
+        nodes=fleet.parse(fleet.demo_text("fleet.yaml"), "fleet.yaml"),
+        start_ms=START_MS,
+        prefix="t",
+        seed=seed,
+        faults=[faults.parse(text) for text in mishaps],
+    )
+
+
+@asynccontextmanager
+async def staged(here: Scene, counts: dict[str, dict[str, int]], timeout_s: float = 10.0) -> AsyncIterator[tuple[Lockstep, MemoryLog]]:
+    """A world in lockstep with the stand-in."""
+    log = MemoryLog()
+    await catalogue.create(log, here.prefix)
+    built = world.build(here)
+    stub = StubLoop(log, here.prefix, built.specs, counts, here.opens_at_ms)
+    task = asyncio.create_task(stub.run())
+    steps = Lockstep(built, log, SYSTEM, timeout_s, lambda: repr(task.exception()) if task.done() else None)
+    try:
+        await steps.open()
+        yield steps, log
+    finally:
+        await steps.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def records(log: MemoryLog, topic: Topic) -> list[Record]:
+    """All records of a topic."""
+    places = [TopicPartition(topic_name("t", topic), index) for index in range(CATALOGUE[topic].partitions)]
+    reader = log.reader(await log.begin_offsets(places))
+    return await reader.poll(timeout_ms=10, records_max=1_000_000)
+
+
+async def played(here: Scene, counts: dict[str, dict[str, int]]) -> tuple[World, MemoryLog]:
+    """The scene to its end."""
+    async with staged(here, counts) as (steps, log):
+        await steps.play(here.ends_at_ms + 1, lambda *_: None)
+        return steps.world, log
+
+
+async def test_every_request_is_served_queued_or_given_up() -> None:
+    """Conservation: offered = finished + waiting + given up, also with a fleet that is far too small."""
+    starved = {"chat": {"prefill": 5, "decode": 1}, "code": {"prefill": 1, "decode": 1}}
+    here, _ = await played(scene(0.5), starved)
+    for model in here.models.values():
+        ledger = model.ledger
+        assert ledger.given_up > 0
+        assert ledger.offered == pytest.approx(model.load[:, REQUESTS].sum())
+        assert ledger.offered == pytest.approx(ledger.finished + ledger.given_up + model.waiting_requests())
+
+
+async def test_telemetry_carries_what_was_served() -> None:
+    """Counters on telemetry.v1 add up to the requests and tokens that engines finished."""
+    here, log = await played(scene(0.5), COUNTS)
+    last: dict[str, dict[str, object]] = {}
+    for record in await records(log, Topic.TELEMETRY):
+        document = json.loads(record.value or b"{}")
+        for sample in document.get("samples", []):
+            last[sample["instance"]] = sample
+    finished: dict[str, float] = defaultdict(float)
+    for name, sample in last.items():
+        if sample["role"] == "decode":
+            finished[name.split("-")[0]] += float(str(sample["requests_finished"]))
+    for name, model in here.models.items():
+        assert model.ledger.finished == pytest.approx(finished[name], abs=5)  # whole numbers an instance
+
+
+async def test_the_same_seed_gives_the_same_bytes() -> None:
+    """Telemetry of two runs is equal byte for byte; another seed's is not."""
+    runs = []
+    for seed in (1, 1, 2):
+        _, log = await played(scene(0.2, seed=seed), COUNTS)
+        runs.append([record.value for record in await records(log, Topic.TELEMETRY)])
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+async def test_figures_are_those_of_independent_arithmetic() -> None:
+    """GPU-hours, requests and TTFT attainment from raw JSON, without any of the report's code."""
+    here = scene(0.5)
+    built, log = await played(here, COUNTS)
+    figures = await closing.close(log, here, built.models)
+    seconds: dict[str, float] = defaultdict(float)
+    born: dict[str, tuple[int, int]] = {}
+    for record in await records(log, Topic.PLACEMENTS):
+        for group in json.loads(record.value or b"")["groups"]:
+            for instance in group["instances"]:
+                born.setdefault(instance["id"], (record.timestamp_ms, sum(instance["nodes"].values())))
+    for since_ms, gpus in born.values():
+        seconds["all"] += gpus * (here.ends_at_ms - max(since_ms, here.start_ms)) / 1000
+    assert round(seconds["all"] / 3600, 3) == figures.summary.gpu_hours
+    first: dict[str, list[float]] = {}
+    final: dict[str, list[float]] = {}
+    for record in await records(log, Topic.TELEMETRY):
+        document = json.loads(record.value or b"")
+        for sample in document.get("samples", []):
+            if sample["role"] != "prefill" or sample["ttft"] is None:
+                continue
+            inside = sum(1 for edge in document["layouts"]["ttft"] if edge <= (2.0 if document["service"] == "chat" else 1.5))
+            point = [sum(sample["ttft"]["counts"][:inside]), sum(sample["ttft"]["counts"])]
+            if sample["at_ms"] <= here.start_ms:
+                first[sample["instance"]] = point
+            elif sample["at_ms"] <= here.ends_at_ms:
+                final[sample["instance"]] = point
+    met = sum(point[0] - first.get(name, [0, 0])[0] for name, point in final.items())
+    offered = sum(float(trace.totals[:, REQUESTS].sum()) for trace in here.traffic)
+    assert round(offered) == figures.summary.requests
+    assert round(met / offered, 4) == round(figures.summary.ttft_attainment or 0, 4)
+
+
+async def test_a_lost_leaf_takes_its_engines_and_heals() -> None:
+    """Nodes are said to be lost, their engines fall silent, and after healing their end is acknowledged."""
+    here = scene(0.4, "node:srv1101@5m+5m", "instance:chat/prefill@2m")
+    built, log = await played(here, COUNTS)
+    states = [json.loads(record.value or b"")["state"] for record in await records(log, Topic.FLEET) if record.key == b"default/srv1101"]
+    assert ["ready", "lost", "ready"] == states
+    kinds = [json.loads(record.value or b"")["kind"] for record in await records(log, Topic.ACTUATIONS)]
+    assert 1 == kinds.count("failed")
+    assert {"chat": 23, "code": 11} == {name: len(model.engines) for name, model in built.models.items()}
+
+
+async def test_time_stands_still_until_all_have_answered() -> None:
+    """Without the stand-in's answers the wait ends in a message that names service, window and topic."""
+    here = scene(0.2)
+    async with staged(here, COUNTS, timeout_s=0.3) as (steps, _):
+        steps.seen = Deaf()
+        with pytest.raises(Broken, match=r"the Decision of chat for the window that ends .* on t\.decisions\.v1"):
+            await steps.play(here.ends_at_ms, lambda *_: None)
+
+
+class Deaf(Seen):
+    """Hears nothing."""
+
+    def take(self, topic: Topic, value: bytes) -> None:
+        """Not a word."""
+
+
+@pytest.mark.parametrize("text", ["s1@3h", "rack:a@3h", "node:srv1101@soon", "node:srv1101@1h+x"])
+def test_a_bad_fault_is_refused_with_an_example(text: str) -> None:
+    """The message shows the form."""
+    with pytest.raises(Rejected, match="KIND:NAME@TIME"):
+        faults.parse(text)
+
+
+def test_a_fault_that_names_nothing_is_refused() -> None:
+    """Unknown nodes and pods are named with some that exist."""
+    with pytest.raises(Rejected, match="leaf-1-1"):
+        world.build(scene(0.2, "s1:leaf-9@1m"))
