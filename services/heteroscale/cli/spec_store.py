@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
@@ -45,7 +45,7 @@ class Applied(NamedTuple):
 class SpecStore:
     """The specs of one prefix. `between` runs between reading and writing (tests let another writer in there)."""
 
-    def __init__(self, view: LogView, between: Callable[[], None] | None = None) -> None:
+    def __init__(self, view: LogView, between: Callable[[], Awaitable[None]] | None = None) -> None:
         self.view = view
         self._between = between
 
@@ -105,7 +105,7 @@ class SpecStore:
     async def _write(self, service: str, spec: ServiceSpec | None, seen: list[Revision]) -> None:
         """Append, then look whether somebody else wrote since `seen` was read; theirs came first, so theirs is put back."""
         if self._between is not None:
-            self._between()
+            await self._between()
         key = service.encode()
         topic = self.view.name(Topic.SPECS)
         stamp = spec.applied_at_ms if spec is not None and spec.applied_at_ms is not None else await self.view.now_ms()

@@ -138,10 +138,9 @@ def _check_replicas(spec: ServiceSpec, schedule: Schedule, at: Path) -> Iterator
     named = sorted(set(replicas) & set(spec.ratio))
     if lead is None or not named or any(share < 1 for share in spec.ratio.values()) or min(replicas.values()) < 0:
         return
-    anchor = lead if lead in replicas else named[0]
-    n = replicas[anchor] if anchor == lead else ratio_law.lead_for(replicas[anchor], anchor, spec.ratio, lead)
+    n = replicas[lead] if lead in replicas else max(ratio_law.lead_for(replicas[role], role, spec.ratio, lead) for role in named)
     kept = ratio_law.derive(n, spec.ratio, lead)
-    if any(replicas.get(role) != count for role, count in kept.items()):
+    if any(replicas[role] != kept[role] for role in named):
         given = ", ".join(f"{role}: {replicas[role]}" for role in named)
         shares = ", ".join(f"{role}: {share}" for role, share in sorted(spec.ratio.items()))
         cure = ", ".join(f"{role}: {count}" for role, count in kept.items())

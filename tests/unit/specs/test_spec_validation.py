@@ -166,7 +166,6 @@ CASES: list[tuple[str, Mutation, str, str, str]] = [  # name, mutation, field, w
     ("schedule_min_above_max", schedule(roles={"decode": {"min": 40}}), "schedules[0].roles.decode.min", "40 is above max 32", "min: 32"),
     ("schedule_infeasible", schedule(roles={"prefill": {"max": 3}, "decode": {"min": 12}}), "schedules[0]", "12 needs 6 prefill", "prefill max: 6"),
     ("replicas_break_ratio", schedule(roles=..., replicas={"prefill": 2, "decode": 5}), "schedules[0].replicas", "decode: 5, prefill: 2", "prefill: 3"),
-    ("replicas_incomplete", schedule(roles=..., replicas={"decode": 4}), "schedules[0].replicas", "decode: 4", "prefill: 2"),
     ("replicas_above_max", schedule(roles=..., replicas={"prefill": 20, "decode": 40}), "schedules[0].replicas.decode", "40 is above max 32", "decode: 32"),
     ("replicas_below_min", schedule(roles=..., replicas={"prefill": 1, "decode": 2}), "schedules[0].replicas.decode", "2 is below min 4", "decode: 4"),
     ("placement_word", put("placement", value="off"), "placement", "'off'", "'none'"),
@@ -316,6 +315,14 @@ def test_a_schedule_may_end_with_the_day() -> None:
     )(document)
 
     assert 3 == len(parse_spec(document).schedules)
+
+
+def test_replicas_may_name_one_role_of_the_ratio() -> None:
+    """The other roles follow by the ratio."""
+    document = good()
+    document["schedules"][1]["replicas"] = {"decode": 6}
+
+    assert {"decode": 6} == parse_spec(document).schedules[1].replicas
 
 
 def test_an_empty_service_is_allowed() -> None:
