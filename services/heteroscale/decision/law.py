@@ -62,6 +62,8 @@ def judge_track(facts: Facts, *, answers: bool) -> Verdict:
     stabilized = stabilize.apply(facts, rated.value)
     urgent = alarm.target if alarm.reason is not None and not guard.is_waiting(facts) else 0
     cooled = cooldown.apply(facts, stabilized.value, urgent)
+    if cooled.reason is not None and alarm.reason is not None and facts.n < cooled.value <= urgent:
+        wish = alarm.reason  # demand has to wait, the alarm has not
     capable = capacity.apply(facts, cooled.value)
     softened, end = soft.apply(facts, capable.value, bounded.value if wish in RESTORING else facts.n)
     targets = _targets(facts, softened.value, end)

@@ -1,0 +1,258 @@
+"""The decision service on the log in memory: order of writes, crash at every write, one decision a window, backlog, let go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from heteroscale.bus import catalogue, scan
+from heteroscale.bus.log import Entry, Log, Record
+from heteroscale.bus.memory import MemoryLog
+from heteroscale.contracts import codec
+from heteroscale.contracts.commands import Command
+from heteroscale.contracts.decision_state import DecisionState
+from heteroscale.contracts.decisions import Decision
+from heteroscale.contracts.errors import Retryable
+from heteroscale.contracts.signals import SignalWindow
+from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.decision import app
+from heteroscale.decision.settings import DecisionSettings
+from heteroscale.runtime.context import Context
+from heteroscale.runtime.health import Health
+from support import lawbook
+from support.lawbook import HOP_MS, START_MS
+
+PREFIX = "t"
+SETTINGS = DecisionSettings(poll_ms=10)
+LOADS = [4.0] * 5 + [8.0] * 4 + [3.0] * 6
+
+
+class Crashing:
+    """A log whose n-th append fails, before or after it took the entries. Everything else is the log's own."""
+
+    def __init__(self, log: Log, at: int, *, taken: bool) -> None:
+        self._log = log
+        self._left = at
+        self._taken = taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def append(self, entries: Sequence[Entry]) -> list[int]:
+        """The log's own, but for the one that fails."""
+        if entries:
+            self._left -= 1
+        if self._left == 0:
+            if self._taken:
+                await self._log.append(entries)
+            raise Retryable("the log went away")
+        return await self._log.append(entries)
+
+
+def name(topic: Topic) -> str:
+    return topic_name(PREFIX, topic)
+
+
+async def fresh(services: Sequence[str] = ("chat",)) -> MemoryLog:
+    """A log with topics, and a spec for each service."""
+    log = MemoryLog()
+    await catalogue.create(log, PREFIX)
+    for service in services:
+        spec = lawbook.spec(service=service, placement="none")
+        await log.append([Entry(name(Topic.SPECS), service.encode(), codec.encode(spec), START_MS)])
+    return log
+
+
+async def give(log: Log, at: int, load: float, service: str = "chat") -> None:
+    """Window number `at`, in which 4 decode instances serve."""
+    document = codec.to_document(lawbook.window(at, decode=4, load=load))
+    document["service"] = service
+    payload = codec.encode(codec.convert(SignalWindow, document))
+    await log.append([Entry(name(Topic.SIGNALS), service.encode(), payload, START_MS + at * HOP_MS)])
+
+
+async def serve(log: Log, until: int, *, seconds: float = 5.0) -> None:
+    """Run the service until `until` distinct decisions are on the log and nothing moves; a Retryable ends it like a crash."""
+    context = Context(log=log, prefix=PREFIX, health=Health())
+    task = asyncio.create_task(app.serve(context, SETTINGS))
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not task.done() and loop.time() < deadline:
+        await asyncio.sleep(0.01)
+        if len({decision.id for decision in await read(log, Topic.DECISIONS, Decision)}) >= until:
+            await asyncio.sleep(0.03)
+            break
+    context.stop.set()
+    await task
+
+
+async def records(log: Log, topic: Topic) -> list[Record]:
+    places = await scan.partitions_of(log, [name(topic)])
+    return [record async for batch in scan.to_end(log, places) for record in batch]
+
+
+async def read(log: Log, topic: Topic, kind: type[Any]) -> list[Any]:
+    return [codec.decode(kind, record.value) for record in await records(log, topic) if record.value is not None]
+
+
+async def undisturbed() -> tuple[dict[str, bytes], bytes]:
+    """Decisions by id and the last state of a run that nothing interrupts, one window at a time."""
+    log = await fresh()
+    for at, load in enumerate(LOADS):
+        await give(log, at, load)
+    await serve(log, len(LOADS))
+    decisions = {found.id: codec.encode(found) for found in await read(log, Topic.DECISIONS, Decision)}
+    return decisions, codec.encode((await read(log, Topic.DECISION_STATE, DecisionState))[-1].law)
+
+
+async def test_every_window_gets_one_decision() -> None:
+    """The union of decisions has one for each window, in order, with the command on its topic."""
+    log = await fresh()
+    for at, load in enumerate(LOADS):
+        await give(log, at, load)
+    await serve(log, len(LOADS))
+    decisions = await read(log, Topic.DECISIONS, Decision)
+    assert [START_MS + at * HOP_MS for at in range(len(LOADS))] == [decision.at_ms for decision in decisions]
+    assert {"cold_start", "demand"} <= {decision.reason.value for decision in decisions}
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["refused", "taken"])
+@pytest.mark.parametrize("at", range(1, 16))
+async def test_once_crash_at_every_write_decides_each_window_once(at: int, taken: bool) -> None:  # noqa: FBT001 - a test parameter
+    """Whatever append fails, before or after it is durable: after a restart decisions and state equal an undisturbed run's."""
+    expected, state = await undisturbed()
+    log = await fresh()
+    half = len(LOADS) // 2
+    for number, load in enumerate(LOADS[:half]):
+        await give(log, number, load)
+    crashing = Crashing(log, at, taken=taken)
+    with contextlib.suppress(Retryable):
+        await serve(crashing, half, seconds=2)
+    for number, load in enumerate(LOADS[half:], start=half):
+        await give(log, number, load)
+    await serve(log, len(LOADS))
+    first: dict[str, bytes] = {}
+    for found in await read(log, Topic.DECISIONS, Decision):
+        first.setdefault(found.id, codec.encode(found))
+        assert first[found.id] == codec.encode(found)
+    assert expected == first
+    assert state == codec.encode((await read(log, Topic.DECISION_STATE, DecisionState))[-1].law)
+
+
+async def test_backlog_decides_all_and_commands_the_newest() -> None:
+    """After a backlog there is a decision for every window, and a single command, which is the newest."""
+    log = await fresh()
+    for at, load in enumerate(LOADS):
+        await give(log, at, load)
+    await serve(log, len(LOADS))
+    commands = await read(log, Topic.COMMANDS, Command)
+    states = await read(log, Topic.DECISION_STATE, DecisionState)
+    assert 1 == len(commands)
+    assert states[-1].command == commands[0]
+
+
+async def test_state_goes_before_its_decision_and_command() -> None:
+    """Every decision's state is durable first, and remembers the decision and the command whole."""
+    log = await fresh()
+    for at, load in enumerate(LOADS):
+        await give(log, at, load)
+    await serve(log, len(LOADS))
+    states = {state.decision.id: state for state in await read(log, Topic.DECISION_STATE, DecisionState) if state.decision}
+    for decision in await read(log, Topic.DECISIONS, Decision):
+        assert decision == states[decision.id].decision
+        assert codec.digest(states[decision.id].law) == decision.state_digest
+
+
+async def test_restart_publishes_last_words_byte_equal() -> None:
+    """A new owner publishes the last decision and command again, as they were, and nothing else."""
+    log = await fresh()
+    for at, load in enumerate(LOADS):
+        await give(log, at, load)
+    await serve(log, len(LOADS))
+    before = [await records(log, topic) for topic in (Topic.DECISIONS, Topic.COMMANDS)]
+    await serve(log, len(LOADS))
+    after = [await records(log, topic) for topic in (Topic.DECISIONS, Topic.COMMANDS)]
+    for old, new in zip(before, after, strict=True):
+        assert [old[-1].value] == [record.value for record in new[len(old) :]]
+
+
+async def test_hourly_copy_beside_the_state() -> None:
+    """The first decision of an hour leaves a copy under SERVICE#h<hour of week>, in the service's partition."""
+    log = await fresh()
+    for at in range(0, 600, 100):
+        await give(log, at, 4.0)
+    await serve(log, 6)
+    states = await records(log, Topic.DECISION_STATE)
+    copies = [record for record in states if b"#h" in (record.key or b"")]
+    hours = {START_MS + at * HOP_MS: (START_MS + at * HOP_MS) // 3_600_000 for at in range(0, 600, 100)}
+    assert len(set(hours.values())) == len(copies)
+    assert 1 == len({record.partition for record in states})
+
+
+async def test_tombstone_lets_go() -> None:
+    """After a tombstone of the spec: no decision, no command, and the state is deleted."""
+    log = await fresh()
+    await give(log, 0, 4.0)
+    await serve(log, 1)
+    context = Context(log=log, prefix=PREFIX, health=Health())
+    task = asyncio.create_task(app.serve(context, SETTINGS))
+    await asyncio.sleep(0.1)
+    await log.append([Entry(name(Topic.SPECS), b"chat", None, START_MS)])
+    await asyncio.sleep(0.1)
+    await give(log, 1, 9.0)
+    await asyncio.sleep(0.1)
+    context.stop.set()
+    await task
+    assert {START_MS} == {decision.at_ms for decision in await read(log, Topic.DECISIONS, Decision)}
+    assert (await records(log, Topic.DECISION_STATE))[-1].value is None
+
+
+async def test_two_workers_share_services_and_decide_once() -> None:
+    """A second member joins and leaves: every window of every service still gets exactly one decision."""
+    services = [f"s{i}" for i in range(12)]
+    log = await fresh(services)
+    contexts = [Context(log=log, prefix=PREFIX, health=Health()) for _ in range(2)]
+    tasks = [asyncio.create_task(app.serve(contexts[0], SETTINGS))]
+    for at in range(9):
+        if at == 3:
+            tasks.append(asyncio.create_task(app.serve(contexts[1], SETTINGS)))
+        if at == 6:
+            contexts[1].stop.set()
+        for service in services:
+            await give(log, at, 4.0, service)
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    contexts[0].stop.set()
+    await asyncio.gather(*tasks)
+    decisions = await read(log, Topic.DECISIONS, Decision)
+    assert dict.fromkeys(services, 9) == dict(Counter(service for service, _ in {(d.service, d.at_ms) for d in decisions}))
+    assert 1 == max(Counter((d.service, d.at_ms) for d in {codec.encode(d): d for d in decisions}.values()).values())
+
+
+async def test_bad_records_go_to_dead_letters_and_the_rest_goes_on() -> None:
+    """NOTHING-LOST: a window that cannot be read is a dead letter; its neighbours are decided."""
+    log = await fresh()
+    await give(log, 0, 4.0)
+    await log.append([Entry(name(Topic.SIGNALS), b"chat", b"{not json", START_MS)])
+    await give(log, 1, 4.0)
+    await serve(log, 2)
+    assert 2 == len(await read(log, Topic.DECISIONS, Decision))
+    assert 1 == len(await records(log, Topic.DEAD_LETTERS))
+
+
+async def test_desired_counts_are_told_for_own_actuators() -> None:
+    """The document at /desired has a plain number for one role of one service, as a metrics-api scaler reads it."""
+    log = await fresh()
+    await give(log, 0, 4.0)
+    context = Context(log=log, prefix=PREFIX, health=Health())
+    task = asyncio.create_task(app.serve(context, SETTINGS))
+    await asyncio.sleep(0.15)
+    told = context.documents["/desired"]({"service": "chat", "role": "decode"})
+    context.stop.set()
+    await task
+    assert {"service": "chat", "role": "decode", "desired": 4, "draining": 0, "serving": 4} == told
