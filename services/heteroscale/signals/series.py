@@ -107,9 +107,13 @@ class Series:
         self.count[rows] = 0
 
     def drop_before(self, start_ms: float) -> None:
-        """Forget the samples that no window from `start_ms` on can need: those before the last one at or before it."""
+        """Forget the samples that no window from `start_ms` on can need: those before the last reading at or before it."""
         drop = np.maximum(np.count_nonzero(self.at <= start_ms, axis=1) - 1, 0)
         rows = np.flatnonzero(drop)
+        absent = np.isnan(self.values[rows, drop[rows]]).any(axis=1) & self.special[rows].any(axis=1)
+        for row in rows[absent].tolist():
+            drop[row] = self._last_readings(row, int(drop[row]))
+        rows = rows[drop[rows] > 0]
         if not len(rows):
             return
         source = np.arange(self.slots)[None, :] + drop[rows, None]
@@ -123,6 +127,12 @@ class Series:
         if len(self.extras):
             self.extras[:, rows] = self.extras[:, where[0], where[1]]
         self.count[rows] -= drop[rows]
+
+    def _last_readings(self, row: int, slot: int) -> int:
+        """The first slot that is some counter's last reading up to `slot`: an absent value does not end what came before it."""
+        there = ~np.isnan(self.values[row, : slot + 1])
+        known = there.any(axis=0)
+        return int(slot - np.argmax(there[::-1, known], axis=0).max()) if known.any() else slot
 
     def append(self, rows: Ints, at: Floats, started: Floats, values: Floats, extras: Floats | None = None) -> None:
         """Add readings, sorted by row and then time, each later than all of its row. `reserve` comes first.
@@ -210,13 +220,13 @@ class Series:
         amount[~paired] = np.nan
         covered = np.where(paired, np.maximum(to_edge - np.maximum(from_edge, from_ms), 0.0), 0.0)
         covered[np.isnan(amount).all(axis=1)] = 0.0
-        for i in self._uneven_rows(span, rows, a, b):
-            slots = slice(int(left[i]), int(right[i]) + 1)
-            amount[i], covered[i] = self._walk(int(rows[i]), slots, span, float(from_ms[i]))
+        reach = np.count_nonzero(self.at[rows] <= span.end_ms + span.interval_ms, axis=1)
+        for i in self._uneven_rows(span, rows, left, reach):
+            amount[i], covered[i] = self._walk(int(rows[i]), int(reach[i]), span, float(from_ms[i]))
         return Rise(amount, covered)
 
-    def _uneven_rows(self, span: Span, rows: Ints, left: Ints, right: Ints) -> list[int]:
-        """Which of `rows` have a step inside their bounds that is not plain: a restart, an absent value, a gap."""
+    def _uneven_rows(self, span: Span, rows: Ints, left: Ints, reach: Ints) -> list[int]:
+        """Which of `rows` have a step that is not plain (a restart, an absent value, a gap) after `left` and before slot `reach`."""
         steps = np.arange(1, self.slots)
         at = self.at[rows]
         with np.errstate(invalid="ignore"):
@@ -224,21 +234,21 @@ class Series:
         uneven = np.logical_or(far, self.special[rows, 1:])
         if not uneven.any():
             return []
-        inside = (steps > left[:, None]) & (steps <= right[:, None])
+        inside = (steps > left[:, None]) & (steps < reach[:, None])
         found: list[int] = np.flatnonzero((uneven & inside).any(axis=1)).tolist()
         return found
 
-    def _walk(self, row: int, slots: slice, span: Span, from_ms: float) -> tuple[Floats, float]:
-        """One row, pair by pair: counters that fell restart on their own, those of another process all together."""
-        at, started, values = self.at[row, slots], self.started[row, slots], self.values[row, slots]
+    def _walk(self, row: int, reach: int, span: Span, from_ms: float) -> tuple[Floats, float]:
+        """One row's first `reach` slots, pair by pair: an absent value is stepped over, a counter that fell starts from zero."""
+        at, started, values = self.at[row, :reach], self.started[row, :reach], self.values[row, :reach]
         amount = np.full(self.width, np.nan)
         covered = 0.0
         for columns in self._restarting_together():
             there = ~np.isnan(values[:, columns[0]])
-            rise, reach = _walk_pairs(at[there], started[there], values[there][:, columns], span, from_ms)
+            rise, span_ms = _walk_pairs(at[there], started[there], values[there][:, columns], span, from_ms)
             if rise is not None:
                 amount[columns] = rise
-                covered = max(covered, reach)
+                covered = max(covered, span_ms)
         return amount, covered
 
     def _restarting_together(self) -> list[list[int]]:
