@@ -34,7 +34,7 @@ check: install ## format, lint, types, imports: seconds
 	@$(BIN)/ruff format --check --quiet services tests || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet services tests
 	@$(BIN)/mypy --no-error-summary services tests
-	@$(BIN)/lint-imports --no-logo | tail -n 3
+	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 bench: install ## measurements, printed with the machine they were taken on
 	@$(BIN)/python -m pytest -m bench -s -p no:randomly $(ARGS) tests/benchmarks
