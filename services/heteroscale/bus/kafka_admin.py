@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -13,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition as KafkaPartition
 
-from heteroscale.bus import kafka_client
+from heteroscale.bus import kafka_client, kafka_reader
 from heteroscale.bus.kafka_client import bounded, translated
 from heteroscale.bus.log import TopicLayout, TopicPartition
 from heteroscale.bus.settings import BusSettings
@@ -175,19 +174,12 @@ class KafkaAdmin:
     async def _drop_admin(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
-            await _close(admin.close)
+            await kafka_client.stopped(admin.close(), admin._client)  # noqa: SLF001 - close() alone waits for answers
 
     async def _drop_lookup(self) -> None:
         lookup, self._lookup = self._lookup, None
         if lookup is not None:
-            await _close(lookup.stop)
-
-
-async def _close(stop: Callable[[], Awaitable[Any]]) -> None:
-    # what a connection raises while it ends is of no use to anybody
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(kafka_client.CLOSE_LIMIT_MS / 1_000):
-            await stop()
+            await kafka_reader.discard(lookup)
 
 
 def _check_count(name: str, existing: int, wanted: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient
 
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts.errors import Broken, HeteroscaleError, Rejected, Retryable, Stale
@@ -15,7 +17,9 @@ from heteroscale.contracts.errors import Broken, HeteroscaleError, Rejected, Ret
 T = TypeVar("T")
 
 CLIENT_ID: Final = "heteroscale"
-CLOSE_LIMIT_MS: Final = 5_000
+CLOSE_LIMIT_S: Final = 3.0
+CUT_ROUNDS: Final = 3  # a client that is being stopped may connect once more to say good-bye
+CUT_LIMIT_S: Final = 1.0
 
 _STALE: Final = (
     kafka_errors.CommitFailedError,
@@ -90,6 +94,30 @@ async def bounded(awaitable: Awaitable[T], limit_ms: int, doing: str) -> T:
         raise Retryable(f"{doing}: no answer within {limit_ms} ms") from error
     except (kafka_errors.KafkaError, OSError) as error:
         raise translated(error, doing) from error
+
+
+async def stopped(stop: Coroutine[Any, Any, Any], client: AIOKafkaClient) -> None:
+    """Run `stop()` of a client within limits: what still waits for an answer then loses its connection, and so goes on."""
+    ending = asyncio.create_task(stop)
+    try:
+        await asyncio.wait({ending}, timeout=CLOSE_LIMIT_S)
+        for _ in range(CUT_ROUNDS):
+            if ending.done():
+                break
+            await _cut(client)
+            await asyncio.wait({ending}, timeout=CUT_LIMIT_S)
+    finally:
+        ending.cancel()
+        await asyncio.wait({ending}, timeout=CUT_LIMIT_S)
+        if ending.done() and not ending.cancelled():
+            ending.exception()  # seen; what the remains of a client raise while they end is of no use to anybody
+        await _cut(client)
+
+
+async def _cut(client: AIOKafkaClient) -> None:
+    with contextlib.suppress(Exception):  # as above
+        async with asyncio.timeout(CUT_LIMIT_S):
+            await client.close()
 
 
 def _tls(settings: BusSettings) -> ssl.SSLContext:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
@@ -29,12 +29,33 @@ _OVERHEAD_BYTES: Final = 128  # headers of a record, generously
 
 
 @dataclass(slots=True)
-class _Doubt:
-    """A batch whose outcome is not known yet."""
+class _Batch:
+    """Entries on their way. A partition's records are acknowledged in order, so its last future tells of all."""
 
     entries: tuple[Entry, ...]
-    futures: list[asyncio.Future[RecordMetadata]]
+    futures: list[asyncio.Future[RecordMetadata]] = field(default_factory=list)
+    lasts: dict[tuple[str, int], asyncio.Future[RecordMetadata]] = field(default_factory=dict)
     waits: int = 0
+
+    async def over(self, limit_s: float) -> bool:
+        """Whether the outcome is known within the limit."""
+        if self.lasts:
+            await asyncio.wait(self.lasts.values(), timeout=limit_s)
+        return all(future.done() for future in self.futures)
+
+    def error(self) -> Exception | None:
+        """The first error of a batch whose outcome is known; all are seen."""
+        errors = [future.exception() for future in self.futures]
+        return next((error for error in errors if isinstance(error, Exception)), None)
+
+    def offsets(self) -> list[int]:
+        """Of a batch that was written."""
+        return [future.result().offset for future in self.futures]
+
+    def abandon(self) -> None:
+        """Nobody may ask for the outcome any more; what comes is seen all the same."""
+        for future in self.futures:
+            future.add_done_callback(_look_at)
 
 
 class KafkaProducer:
@@ -45,7 +66,7 @@ class KafkaProducer:
         self._limit_ms = settings.request_timeout_ms
         self._live: AIOKafkaProducer | None = None
         self._entry = asyncio.Lock()  # one batch enters at a time, so that batches never interleave
-        self._doubts: list[_Doubt] = []
+        self._doubts: list[_Batch] = []
 
     async def append(self, entries: Sequence[Entry]) -> list[int]:
         """Offsets in the order of `entries`, once durable. Raises Retryable (outcome unknown), Rejected, Broken (misuse)."""
@@ -58,16 +79,21 @@ class KafkaProducer:
             if settled is not None:
                 return settled
             producer = await self._connected()
-            futures = await self._enter(producer, entries)
-        _, pending = await asyncio.wait(futures, timeout=self._limit_ms / 1_000)
-        if pending:
-            self._doubts.append(_Doubt(tuple(entries), futures))
+            batch = await self._enter(producer, tuple(entries))
+        try:
+            known = await batch.over(self._limit_ms / 1_000)
+        except asyncio.CancelledError:
+            batch.abandon()
+            raise
+        if not known:
+            batch.abandon()
+            self._doubts.append(batch)
             raise Retryable(f"append to {entries[0].topic}: no answer within {self._limit_ms} ms")
-        error = next((future.exception() for future in futures if future.exception() is not None), None)
-        if isinstance(error, Exception):
+        error = batch.error()
+        if error is not None:
             await self._give_up(producer)  # a refused batch leaves a gap in the sequence that no later one can pass
             raise translated(error, f"append to {entries[0].topic}") from error
-        return [future.result().offset for future in futures]
+        return batch.offsets()
 
     async def close(self) -> None:
         """Flush for a while, then let go."""
@@ -75,7 +101,7 @@ class KafkaProducer:
         if producer is None:
             return
         with contextlib.suppress(TimeoutError, kafka_errors.KafkaError, OSError):
-            async with asyncio.timeout(kafka_client.CLOSE_LIMIT_MS / 1_000):
+            async with asyncio.timeout(kafka_client.CLOSE_LIMIT_S):
                 await producer.flush()
         await _discard(producer)
 
@@ -83,16 +109,16 @@ class KafkaProducer:
         """Wait for batches in doubt; the offsets of `entries` if they were one of them. Raises Retryable."""
         while self._doubts:
             doubt = self._doubts[0]
-            _, pending = await asyncio.wait(doubt.futures, timeout=self._limit_ms / 1_000)
-            if pending and doubt.waits < PATIENCE:
+            known = await doubt.over(self._limit_ms / 1_000)
+            if not known and doubt.waits < PATIENCE:
                 doubt.waits += 1
                 raise Retryable(f"append to {doubt.entries[0].topic}: an earlier batch is still under way")
             self._doubts.remove(doubt)
-            failed = bool(pending) or any(future.exception() is not None for future in doubt.futures)
-            if failed and self._live is not None:
-                await self._give_up(self._live)
-            elif not failed and doubt.entries == entries:
-                return [future.result().offset for future in doubt.futures]
+            if not known or doubt.error() is not None:
+                if self._live is not None:
+                    await self._give_up(self._live)
+            elif doubt.entries == entries:
+                return doubt.offsets()
         return None
 
     async def _connected(self) -> AIOKafkaProducer:
@@ -115,22 +141,26 @@ class KafkaProducer:
         self._live = producer
         return producer
 
-    async def _enter(self, producer: AIOKafkaProducer, entries: Sequence[Entry]) -> list[asyncio.Future[RecordMetadata]]:
+    async def _enter(self, producer: AIOKafkaProducer, entries: tuple[Entry, ...]) -> _Batch:
         """Hand the entries to the producer's queue, in order."""
         counts: dict[str, int] = {}
         for topic in dict.fromkeys(entry.topic for entry in entries):
             counts[topic] = len(await bounded(producer.partitions_for(topic), self._limit_ms, f"looking up {topic}"))
-        futures: list[asyncio.Future[RecordMetadata]] = []
-        places = [_place(entry, counts[entry.topic]) for entry in entries]
+        places = [(entry.topic, _place(entry, counts[entry.topic])) for entry in entries]
+        batch = _Batch(entries)
         try:
-            for entry, partition in zip(entries, places, strict=True):
-                future = await producer.send(entry.topic, entry.value, entry.key, partition, entry.timestamp_ms)
-                future.add_done_callback(_look_at)
-                futures.append(future)
+            for entry, place in zip(entries, places, strict=True):
+                future = await producer.send(entry.topic, entry.value, entry.key, place[1], entry.timestamp_ms)
+                batch.futures.append(future)
+                batch.lasts[place] = future
         except (kafka_errors.KafkaError, OSError) as error:
+            batch.abandon()
             await self._give_up(producer)
             raise translated(error, f"append to {entries[0].topic}") from error
-        return futures
+        except asyncio.CancelledError:
+            batch.abandon()
+            raise
+        return batch
 
     async def _give_up(self, producer: AIOKafkaProducer) -> None:
         """Drop this producer with all it holds; the next append starts a new one."""
@@ -169,9 +199,4 @@ def _look_at(future: asyncio.Future[RecordMetadata]) -> None:
 async def _discard(producer: AIOKafkaProducer) -> None:
     """Close without delivering what is left: its futures fail, its tasks end, its connections close."""
     producer._message_accumulator.fail_all(kafka_errors.ProducerClosed())  # noqa: SLF001 - stop() alone waits for delivery without limit
-    # whatever the remains of a failed producer raise while they end is of no use to anybody
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(kafka_client.CLOSE_LIMIT_MS / 1_000):
-            await producer.stop()
-    with contextlib.suppress(Exception):
-        await producer.client.close()
+    await kafka_client.stopped(producer.stop(), producer.client)

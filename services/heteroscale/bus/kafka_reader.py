@@ -61,11 +61,8 @@ async def refreshed(reading: AIOKafkaConsumer, partitions: Iterable[TopicPartiti
 
 
 async def discard(reading: AIOKafkaConsumer) -> None:
-    """Stop a consumer, within a limit."""
-    # what the remains of a consumer raise while it ends is of no use to anybody
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(kafka_client.CLOSE_LIMIT_MS / 1_000):
-            await reading.stop()
+    """Stop a consumer, within limits."""
+    await kafka_client.stopped(reading.stop(), reading._client)  # noqa: SLF001 - stop() alone waits for answers
 
 
 class KafkaReader:
