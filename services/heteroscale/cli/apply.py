@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
-from heteroscale.cli import output
+from heteroscale.cli import output, preview
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
 from heteroscale.cli.spec_files import LoadedSpec, load_sound
 from heteroscale.cli.spec_store import Applied, SpecStore
+from heteroscale.contracts import codec
+from heteroscale.contracts.decisions import Decision
 from heteroscale.decision.spec_advice import advise
 
 
@@ -20,7 +22,7 @@ Examples:
   heteroscale get chat-70b --yaml | sed 's/mode: shadow/mode: active/' | heteroscale apply -""",
 )
 @click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True)
-@click.option("--dry-run", is_flag=True, help="Show what would change, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change and be decided now, write nothing.")
 @click.option("--reason", metavar="TEXT", help="Why; kept with the revision.")
 @json_option
 @connection_options
@@ -32,7 +34,7 @@ def apply(paths: tuple[str, ...], *, dry_run: bool, reason: str | None, as_json:
     writer comes between.
     """
     loaded = load_sound(paths)
-    for applied in run_async(_apply(loaded, reason, dry_run=dry_run)):
+    for applied, decision in run_async(_apply(loaded, reason, dry_run=dry_run)):
         if as_json:
             output.emit(
                 {
@@ -42,18 +44,25 @@ def apply(paths: tuple[str, ...], *, dry_run: bool, reason: str | None, as_json:
                     "applied_at_ms": applied.spec.applied_at_ms,
                     "dry_run": dry_run,
                     "changes": [change.document() for change in applied.changes] if applied.before else [],
+                    "would_decide": None if decision is None else codec.to_document(decision),
                 },
             )
         else:
             _print(applied, dry_run=dry_run)
+            if dry_run:
+                click.echo(f"  {preview.sentence(decision)}")
 
 
-async def _apply(loaded: list[LoadedSpec], reason: str | None, *, dry_run: bool) -> list[Applied]:
+async def _apply(loaded: list[LoadedSpec], reason: str | None, *, dry_run: bool) -> list[tuple[Applied, Decision | None]]:
+    """All specs on paper first, so that a conflict in one keeps all from being written; then, unless dry, for good."""
     connection = connection_of()
     async with connection.log() as log:
-        store = SpecStore(LogView(log, connection.prefix))
+        view = LogView(log, connection.prefix)
+        store = SpecStore(view)
         dry = [await store.apply(one.spec, reason=reason, dry_run=True) for one in loaded]
-        return dry if dry_run else [await store.apply(one.spec, reason=reason) for one in loaded]
+        if dry_run:
+            return [(applied, await preview.decision_under(view, applied.spec)) for applied in dry]
+        return [(await store.apply(one.spec, reason=reason), None) for one in loaded]
 
 
 def _print(applied: Applied, *, dry_run: bool) -> None:

@@ -115,6 +115,8 @@ def parse_yaml(text: str, name: str) -> list[Located]:
         raise Rejected("yaml", _in_words(error), place) from error
     except yaml.YAMLError as error:
         raise Rejected("yaml", str(error).replace("\n", " "), name) from error
+    except RecursionError as error:
+        raise Rejected("yaml", "nested too deeply", name) from error
     except ValueError as error:  # an impossible date such as 2026-02-30
         raise Rejected("yaml", str(error), name) from error
     return documents
@@ -129,8 +131,12 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
 
 def _refuse_twice(node: yaml.Node, name: str) -> None:
     waiting = [node]
+    visited: set[int] = set()  # anchors make the tree a graph, perhaps with a cycle
     while waiting:
         at = waiting.pop()
+        if id(at) in visited:
+            continue
+        visited.add(id(at))
         if isinstance(at, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in at.value:

@@ -174,6 +174,17 @@ def test_describe(line: CommandLine) -> None:
     assert (AT_MS, "d" * 16) == (document["window"]["end_ms"], document["decision"]["id"])
 
 
+def test_apply_dry_run_says_what_would_be_decided(line: CommandLine) -> None:
+    """The newest window under the new spec: 8000 tokens/s at 1000 an instance ask for more than the two that serve."""
+    before = line.json("topics", "describe", "decisions", "specs")
+    lower = SPEC.replace("target: 4200", "target: 1000")
+    [document] = line.json("apply", "-", "--dry-run", stdin=lower)
+    assert "chat" == document["would_decide"]["service"]
+    assert 2 == document["would_decide"]["spec_revision"]
+    assert "would decide now: " in line("apply", "-", "--dry-run", stdin=lower).stdout
+    assert before == line.json("topics", "describe", "decisions", "specs")
+
+
 def test_dead_letters(line: CommandLine) -> None:
     """They are listed, filtered, shown whole, and put back where they came from."""
     [listed] = line.json("dead-letters", "list")

@@ -92,6 +92,10 @@ def test_validate_sees_several_documents_and_files(line: CommandLine, spec_file:
         ("\tservice: x", "not YAML"),
         ("", "holds no spec"),
         ("- 1\n- 2\n", "is not a mapping"),
+        ("a: &x [*x]\n", "service: is missing"),
+        ("until: 2026-02-30\n", "day is out of range"),
+        ("a: !!python/name:os.system\n", "could not determine a constructor"),
+        ("service: \x00\n", "control characters"),
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_place(line: CommandLine, tmp_path: Path, text: str, said: str) -> None:
