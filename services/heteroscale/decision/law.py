@@ -220,6 +220,8 @@ def _outcome(facts: Facts, stages: Sequence[Staged], wish: Reason, end: SoftEnd,
     differing = [count - facts.roles[role].wanted for role, count in targets.items() if count != facts.roles[role].wanted]
     if differing:
         return Action.SCALE_OUT if max(differing) > 0 else Action.SCALE_IN, Reason.REPAIR
+    if stages[-1].reason is not None and stages[-2].value == facts.n:
+        return Action.HOLD, stages[-1].reason  # the mode refused a repair or a finalize
     return Action.HOLD, _refusal(facts.n, stages)
 
 

@@ -14,8 +14,6 @@ from heteroscale.decision import census
 from heteroscale.decision.census import Scene
 from heteroscale.decision.verdict import Verdict
 
-OUTWARD = frozenset({Action.SCALE_OUT, Action.RESTORE})
-
 
 def before(scene: Scene, found: LawState) -> dict[RoleName, RoleBefore]:
     """Every role as the decision found it. `serving` is what the window counts."""
@@ -85,8 +83,8 @@ def count(scene: Scene, state: LawState, verdicts: Sequence[Verdict]) -> LawStat
     """The state with its counters and the running hold."""
     speaker = summary(verdicts)
     past, action = state.counters, speaker.action
-    moved = action in {Action.SCALE_OUT, Action.SCALE_IN, Action.RESTORE}
-    turned = moved and state.last_move is not None and (action in OUTWARD) != (state.last_move in OUTWARD)
+    moved = action in {Action.SCALE_OUT, Action.SCALE_IN}
+    turned = moved and state.last_move not in {None, action}
     began = sum(1 for verdict in verdicts if verdict.state.alarm_since_ms == scene.now_ms)
     counters = Counters(
         decisions=past.decisions + 1,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Action, Decision, Reason, RoleAfter
 from heteroscale.contracts.names import decision_id
 from heteroscale.contracts.placements import PlacementStatus
@@ -70,7 +71,7 @@ def test_raw_weight_of_gpu_types() -> None:
         "A": {"serving": 2, "decode_tps": None, "prefill_tps": None},
         "B": {"serving": 2, "decode_tps": None, "prefill_tps": None},
     }
-    by_type = {name: lawbook.codec.convert(GpuTypeSignal, found) for name, found in mixed.items()}
+    by_type = {name: codec.convert(GpuTypeSignal, found) for name, found in mixed.items()}
     run.window(decode=4, load=3.0, by_gpu_type=by_type)
     assert ("scale-out", "demand", 6) == move(run.window(decode=4, load=4.5, by_gpu_type=by_type))
 
