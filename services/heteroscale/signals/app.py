@@ -91,6 +91,7 @@ class _FaustWorker:
         self._ticker = Ticker(context.log, context.prefix, registry=context.metrics)
         self._app = build_app(worker.group_of(context.prefix), bus, settings, data_dir)
         self._kept: dict[int, deque[Any]] = {}  # messages that are not acknowledged, a partition
+        self._taken = asyncio.Event()  # Faust hands over events while the partitions are still being taken over
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._wire()
 
@@ -130,6 +131,7 @@ class _FaustWorker:
         try:
             async for event in stream.noack().events():
                 message = event.message
+                await self._taken.wait()
                 kept = self._kept.get(message.partition)
                 if kept is None:
                     continue
@@ -154,11 +156,13 @@ class _FaustWorker:
             await self._holdings.take(partitions)
             self._kept = {partition: deque() for partition in partitions}
             self._ticker.hold(partitions)
+            self._taken.set()
         except HeteroscaleError as error:
             if not self._failed.done():
                 self._failed.set_exception(error)
 
     async def _on_revoked(self, _app: Any, revoked: Any, **_signal: Any) -> None:
+        self._taken.clear()
         self._holdings.drop(self._holdings.held)
         self._kept = {}
         self._ticker.hold([])
