@@ -43,6 +43,7 @@ from heteroscale.simulator.world import Scene
 
 START: Final = "2024-05-15T00:50Z"  # the moment of the trace's first row, for the conversation service
 PREFIX: Final = "heteroscale-demo-"
+LAST: Final = "last"
 CAST: Final = (("chat.yaml", "conv", 3.0), ("code.yaml", "code", 24.0))  # spec, trace, load against the trace's
 ANSWER_WITHIN_S: Final = 60.0
 _NAME = re.compile(rf"{PREFIX}(\d+)\.{re.escape(Topic.TELEMETRY.value)}")
@@ -112,7 +113,7 @@ async def _on_kafka(servers: Servers, options: Options, show: Callable[[View], N
     log = await connect.open_log(BusSettings(kafka=servers.kafka))
     try:
         await tidy(log, servers, options.report)
-        prefix = await fresh_prefix(log)
+        prefix = await fresh_prefix(log, _last())
         options.report(f"topics are under the prefix {prefix}")
         _remember(Left(prefix=prefix, kafka=servers.kafka or "", redis=servers.redis, owner=process.myself()))
         here = scene(prefix, options)
@@ -146,11 +147,11 @@ def environment(servers: Servers, prefix: str) -> Mapping[str, str]:
     }
 
 
-async def fresh_prefix(log: Log) -> str:
-    """`heteroscale-demo-N` with the first N that no topic on this log has used."""
+async def fresh_prefix(log: Log, last: int = 0) -> str:
+    """`heteroscale-demo-N` with the first N above `last` that no topic on this log uses or an earlier demo of this folder used."""
     names = await log.describe_topics()
     used = [int(found[1]) for name in names if (found := _NAME.fullmatch(name))]
-    return f"{PREFIX}{max(used, default=0) + 1}"
+    return f"{PREFIX}{max([*used, last]) + 1}"
 
 
 async def tidy(log: Log, servers: Servers, report: Callable[[str], None]) -> None:
@@ -187,7 +188,14 @@ def _folder() -> Path:
     return folder
 
 
+def _last() -> int:
+    """The highest number that a demo of this folder has used: a deleted topic's name is not used again at once."""
+    path = _folder() / LAST
+    return int(path.read_text()) if path.exists() else 0
+
+
 def _remember(left: Left) -> None:
+    (_folder() / LAST).write_text(left.prefix.removeprefix(PREFIX))
     (_folder() / f"{left.prefix}.json").write_bytes(msgspec.json.encode(left))
 
 
