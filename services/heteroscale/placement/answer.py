@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heteroscale.contracts.names import InstanceName
-from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState
+from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import AffinityMode
 from heteroscale.placement import explain as explaining
 from heteroscale.placement import placing
@@ -80,7 +80,8 @@ def planned(work: Work, found: Answer) -> Planned:
         book.seat(group, step.seats, step.member)
     groups = {group.id: _record(work, group, found.left) for group in book.groups}
     before = {group.id: group.record for group in book.groups}
-    changed = [name for name, group in groups.items() if name in book.touched or _differs(before[name], group)]
+    indebted = {group.id for group in book.groups if group.debt}
+    changed = [name for name, group in groups.items() if name in book.touched | indebted or _differs(before[name], group)]
     released = sorted(name for name, transition in book.transitions.items() if transition.after is InstanceState.STOPPING)
     return Planned(
         service=book.request.command.service,
@@ -195,7 +196,7 @@ def _record(work: Work, group: GroupBook, left: Needs) -> Group:
     topology = work.book.topology
     instances = [instance for member in group.members for instance in member.instances]
     live = [topology.index[node] for instance in group.live() for node in instance.nodes if node in topology.index]
-    span = topology.spanned(live)
+    span = _span(work, instances, live)
     begun = work.book.begun(group)
     if live:
         domain = topology.domain(*span) if span is not None else Domain()
@@ -214,6 +215,18 @@ def _record(work: Work, group: GroupBook, left: Needs) -> Group:
         degraded_reason=reason,
         instances=ordered,
     )
+
+
+def _span(work: Work, instances: list[PlacedInstance], live: list[int]) -> Place | None:
+    """The narrowest domain of what is listed; of what lives alone, if the dead would make it wider than the ceiling."""
+    topology = work.book.topology
+    span = topology.spanned(live)
+    listed = [
+        topology.index[node] for one in instances if one.state is not InstanceState.STOPPING for node in one.nodes if node in topology.index
+    ]
+    whole = topology.spanned(listed)
+    narrow = whole is not None and WIDTH[whole[0]] <= WIDTH[work.demand.level]
+    return whole if narrow else span
 
 
 def _degraded(work: Work, group: GroupBook, span: Place | None, left: Needs) -> DegradedReason | None:

@@ -209,7 +209,8 @@ class Book:
     def _to(self, group: GroupBook, instance: PlacedInstance, to: InstanceState, reason: str) -> PlacedInstance:
         if instance.state in (to, InstanceState.FAILED) or (to is InstanceState.READY and instance.state is not InstanceState.DRAINING):
             return instance
-        self.touched.add(group.id)
+        if to not in (InstanceState.STOPPING, InstanceState.FAILED):
+            self.touched.add(group.id)
         before = self.transitions.get(instance.id)
         self.transitions[instance.id] = Transition(instance.id, before.before if before else instance.state, to, reason)
         return msgspec.structs.replace(instance, state=to, since_ms=self.request.command.at_ms, routable=to is InstanceState.READY)

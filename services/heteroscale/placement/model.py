@@ -112,9 +112,9 @@ class Planned:
     """The answer to one request.
 
     `assignment`: the service's whole assignment after the cycle (released instances as `stopping`, new ones as `reserved`
-    with since_ms = the command's at_ms, never routable). `changed`/`born`: ids of groups that changed / are new (born ones are
-    also in changed). `taken`: GPUs taken per node by new instances; nothing is given back by a plan. `shortfall`: per role,
-    only roles that lack something.
+    with since_ms = the command's at_ms, never routable). `changed`: ids of groups with new, restored or newly draining
+    instances, or another degradation; `born`: ids of new groups (also in `changed`). `taken`: GPUs taken per node by new
+    instances; nothing is given back by a plan. `shortfall`: per role, only roles that lack something.
     """
 
     service: ServiceName

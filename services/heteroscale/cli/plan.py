@@ -1,0 +1,113 @@
+"""`heteroscale plan FLEET.yaml REQUESTS.yaml`: one scheduling cycle on paper, by the same planner as the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.tree import Tree
+
+from heteroscale.cli import output, plan_files
+from heteroscale.cli.options import json_option
+from heteroscale.contracts import codec
+from heteroscale.contracts.placements import Domain, Group
+from heteroscale.placement import planner
+from heteroscale.placement.model import Planned
+
+EXAMPLE = """\b
+Example:
+  heteroscale plan fleet.yaml requests.yaml --json
+
+\b
+fleet.yaml:
+  fleet: default
+  nodes:
+    - {node: a1-1, gpu_type: H20, gpus: 8, at: {cluster: c1, s2: A, s1: a1}}
+    - {node: a1-2, gpu_type: H20, gpus: 8, at: {cluster: c1, s2: A, s1: a1}, used: 4}
+  groups:
+    - {id: g1, service: chat, instances: [{id: i1, role: prefill, nodes: {a1-1: 8}, state: ready}]}
+
+\b
+requests.yaml:
+  requests:
+    - {service: code, roles: {prefill: {add: 1, gpus: 2, gpu_types: [H20]}, decode: {add: 2, gpus: 1, gpu_types: [H20]}}}"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("fleet", metavar="FLEET.yaml")
+@click.argument("requests", metavar="REQUESTS.yaml")
+@json_option
+def plan(fleet: str, requests: str, *, as_json: bool) -> None:
+    """Plan requests on a fleet, on paper.
+
+    Prints one line a request, in the file's order, with status, reason, new and changed groups and an explanation; without
+    `--json` as a tree. Exit 2 if a file makes no sense.
+    """
+    given = plan_files.load(fleet, requests)
+    planned = planner.plan(given.snapshot, given.requests)
+    if as_json:
+        for answer in planned:
+            output.emit(document(answer))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for answer in planned:
+        console.print(tree(answer))
+
+
+def document(answer: Planned) -> dict[str, Any]:
+    """The output line: only new or changed groups, whole but for what is released."""
+    released = set(answer.released)
+    groups = []
+    for group in answer.assignment:
+        if group.id in answer.changed:
+            listed = codec.to_document(group)
+            listed["instances"] = [instance for instance in listed["instances"] if instance["id"] not in released]
+            groups.append({**listed, "new": group.id in answer.born})
+    line = {
+        "service": answer.service,
+        "status": str(answer.status),
+        "groups": groups,
+        "released": list(answer.released),
+        "shortfall": dict(answer.shortfall),
+        "reason": str(answer.reason),
+        "explain": codec.to_document(answer.explain),
+    }
+    return {**line, "dry_run": True} if answer.dry_run else line
+
+
+def tree(answer: Planned) -> Tree:
+    """A request's answer for people: group, domain, then instances on their nodes."""
+    dry = " (dry run)" if answer.dry_run else ""
+    root = Tree(f"[bold]{answer.service}[/bold]{dry}  {answer.status}, {answer.reason}: {answer.explain.text}")
+    for group in answer.assignment:
+        if group.id in answer.changed:
+            _add_group(root, group, answer)
+    if answer.released:
+        root.add(f"released: {', '.join(answer.released)}")
+    if answer.shortfall:
+        found = answer.explain
+        where = f" in {_domain(found.best_domain)}" if found.best_domain else ""
+        root.add(f"missing: {_counts(answer.shortfall)}; best{where}: {_counts(found.available)} of {_counts(found.needed)}")
+    return root
+
+
+def _add_group(root: Tree, group: Group, answer: Planned) -> None:
+    new = "new, " if group.id in answer.born else ""
+    worse = f", degraded: {group.degraded_reason or 'as before'}" if group.degraded else ""
+    branch = root.add(f"group {group.id}  {new}{_domain(group.domain)}, {group.pool} pool{worse}")
+    for instance in group.instances:
+        if instance.id not in answer.released:
+            part = f"/{instance.part}" if instance.part else ""
+            replica = f" of replica {instance.replica}" if instance.replica is not None else ""
+            nodes = ", ".join(f"{node}:{gpus}" for node, gpus in sorted(instance.nodes.items()))
+            branch.add(f"{instance.role}{part}{replica}  {instance.gpu_type}  {nodes}  {instance.state}  ({instance.id})")
+
+
+def _domain(domain: Domain) -> str:
+    return "/".join(part for part in (domain.cluster, domain.s2, domain.s1) if part) or "several clusters"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {role}" for role, count in sorted(counts.items())) if counts else "none"
