@@ -38,7 +38,8 @@ def missing_from(written: Any, encoded: Any, place: str = "$") -> list[str]:
 @pytest.mark.parametrize("path", sorted(GENERATED))
 def test_generated_files_are_up_to_date(path: str) -> None:
     """A changed contract without `make schemas` fails here."""
-    assert GENERATED[path] == (SCHEMAS / path).read_bytes(), "run `make schemas`"
+    same = GENERATED[path] == (SCHEMAS / path).read_bytes()
+    assert same, f"schemas/{path} is out of date: run `make schemas`"
 
 
 def test_nothing_else_is_in_the_schema_folder() -> None:
