@@ -24,7 +24,7 @@ environment (`HETEROSCALE_KAFKA`, `HETEROSCALE_REDIS`, `HETEROSCALE_PREFIX`) cou
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
-    root = click.Context(cli, info_name="heteroscale")
+    root = click.Context(cli, info_name="heteroscale", **cli.context_settings)
     for title, entries in SECTIONS.items():
         parts.append(f"\n## {title}\n")
         for name in entries:

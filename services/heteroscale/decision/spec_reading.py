@@ -29,12 +29,12 @@ _EXAMPLES: Final = {"roles": "roles: {prefill: {min: 1, max: 8, gpus: 8}, decode
 
 
 class Reading:
-    """One document being read: what was wrong, which fields could not be read, which were given."""
+    """One document being read: what was wrong, which fields could not be read, which were given and how they were written."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.unread: set[Path] = set()
-        self.given: set[Path] = set()
+        self.given: dict[Path, Any] = {}
 
     def refuse(self, path: Path, text: str) -> None:
         """Note a value that cannot be read."""
@@ -43,7 +43,7 @@ class Reading:
 
     def value(self, kind: inspect.Type, value: Any, path: Path) -> Any:
         """`value` as `kind`, or a placeholder and a problem."""
-        self.given.add(path)
+        self.given[path] = value
         readers: dict[type[inspect.Type], Callable[[Any, Any, Path], Any]] = {
             inspect.UnionType: self._union,
             inspect.StructType: self._struct,
@@ -312,5 +312,5 @@ def read_document(document: object) -> tuple[ServiceSpec, Reading]:
     """The spec as far as it can be read, and what was wrong. Placeholders stand where `unread` says so."""
     reading = Reading()
     spec: ServiceSpec = reading.value(inspect.type_info(ServiceSpec), document, ())
-    reading.given.discard(())
+    reading.given.pop((), None)
     return spec, reading

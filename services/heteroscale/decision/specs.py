@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ import msgspec
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Metric, ServiceSpec, SignalSpec
+from heteroscale.contracts.units import Duration
 from heteroscale.decision import validation
-from heteroscale.decision.spec_problems import Path, SpecInvalid
+from heteroscale.decision.spec_problems import Path, Problem, SpecInvalid
 from heteroscale.decision.spec_reading import Reading, read_document
 
 _USUAL_ROLE = {Metric.DECODE_TPS: "decode", Metric.PREFILL_TPS: "prefill", Metric.PREFILL_MISSED_TPS: "prefill"}
@@ -31,11 +33,28 @@ def parse_with_source(document: object, place: str = "", place_of: Callable[[Pat
     spec = _with_signal_roles(spec)
     problems = [
         *reading.problems,
-        *(problem for problem in validation.check(spec, reading.given) if not problem.depends_on(reading.unread)),
+        *(
+            _as_written(problem, reading)
+            for problem in validation.check(spec, reading.given.keys())
+            if not problem.depends_on(reading.unread)
+        ),
     ]
     if problems:
         raise SpecInvalid(problems, place, place_of)
     return spec, reading
+
+
+def _as_written(problem: Problem, reading: Reading) -> Problem:
+    """The problem with durations in the words of the document: `120s`, where that was written, and not `2m`."""
+    text = problem.text
+    for path, times in ((problem.path, 1), *((path, 0) for path in problem.touches)):
+        written = reading.given.get(path)
+        try:
+            shown = str(Duration.parse(written))
+        except ValueError:
+            continue
+        text = re.sub(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", str(written), text, count=times)
+    return msgspec.structs.replace(problem, text=text)
 
 
 def _long_form(document: object) -> object:
