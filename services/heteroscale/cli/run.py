@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import click
@@ -16,7 +16,12 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.runtime import lifecycle, settings
 from heteroscale.runtime.context import Context
 
-SERVICES: Final = ("signals", "decision", "placement", "actuation")
+SERVICES: Final[Mapping[str, str]] = {  # name of the process, and the package whose app it is
+    "signals": "signals",
+    "decision": "decision",
+    "placement": "placement",
+    "actuator": "actuation",
+}
 ALL: Final = "all"
 Serve: TypeAlias = Callable[[Context, Any], Awaitable[None]]
 
@@ -39,10 +44,10 @@ def run(ctx: click.Context, service: str, *, show_settings: bool) -> None:
     them. Health, readiness and metrics are served on HETEROSCALE_HTTP_PORT. Exit code 0 after a clean end.
     """
     connection = connection_of(ctx)
-    names = SERVICES if service == ALL else (service,)
+    names = tuple(SERVICES) if service == ALL else (service,)
     process = settings.load(settings.ProcessSettings)
     bus = _bus(connection, alone=service != ALL)
-    serves: dict[str, Serve] = {name: importlib.import_module(f"heteroscale.{name}.app").serve for name in names}
+    serves: dict[str, Serve] = {name: importlib.import_module(f"heteroscale.{SERVICES[name]}.app").serve for name in names}
     chosen = {name: _settings(serve, connection) for name, serve in serves.items()}
     if show_settings:
         for title, one in {"process": process, "bus": bus, **chosen}.items():
