@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Final, TypeVar
@@ -15,6 +16,8 @@ from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts.errors import Broken, HeteroscaleError, Rejected, Retryable, Stale
 
 T = TypeVar("T")
+
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # what it would say, the errors raised here say
 
 CLIENT_ID: Final = "heteroscale"
 CLOSE_LIMIT_S: Final = 3.0

@@ -61,6 +61,7 @@ class GroupCoordinator:
         self._members: dict[str, MemoryMember] = {}
         self._joined = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._pending = False  # a rebalance is under way
         self.committed: dict[TopicPartition, int] = {}
 
     def join(self, source: Source, topics: list[str], hooks: Hooks) -> MemoryMember:
@@ -81,12 +82,14 @@ class GroupCoordinator:
         return next((member for member in self._members.values() if at in member.granted), None)
 
     def gave_up(self) -> None:
-        """A member has let go; if it was the last one, partitions are dealt out."""
-        if not any(member.revoking for member in self._members.values()):
+        """A member has let go; if it was the last one of a rebalance, partitions are dealt out."""
+        if self._pending and not any(member.revoking for member in self._members.values()):
             self._deal()
 
     def _rebalance(self) -> None:
+        self._pending = True
         for member in self._members.values():
+            member.dealt = False  # what was dealt and not taken up yet is dealt anew
             if member.holding:
                 member.revoking = True
             member.source.wake.set()
@@ -95,6 +98,7 @@ class GroupCoordinator:
         self.gave_up()
 
     def _deal(self) -> None:
+        self._pending = False
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -46,7 +46,7 @@ Document = Callable[[Mapping[str, str]], object]
 
 
 class HttpServer:
-    """The HTTP side of one process."""
+    """The HTTP side of one process. `documents` are answers by path that services put there, also later; a Rejected is a 400."""
 
     def __init__(self, health: Health, metrics: Metrics, documents: Mapping[str, Document] | None = None) -> None:
         self._health = health
@@ -58,15 +58,6 @@ class HttpServer:
             "/readyz": lambda _: self._ready(),
             "/metrics": lambda _: Response(200, PROMETHEUS, self._metrics.page()),
         }
-
-    def route(self, path: str, document: Document) -> None:
-        """Serve `document(query)` as JSON at `path`. What it raises as Rejected becomes a 400 with the message."""
-        self._routes[path] = lambda query: Response(200, JSON, orjson.dumps(document(query)) + b"\n")
-
-    def _document(self, path: str) -> Handler | None:
-        """A document that a service registered, perhaps after the start."""
-        document = self._documents.get(path)
-        return None if document is None else lambda query: Response(200, JSON, orjson.dumps(document(query)) + b"\n")
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port, which is any free one for 0. Raises Rejected (`port`) that says what to do."""
@@ -85,6 +76,11 @@ class HttpServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REQUEST_LIMIT_S):
                     await server.wait_closed()
+
+    def _document(self, path: str) -> Handler | None:
+        """What a service has put at `path`, as JSON."""
+        document = self._documents.get(path)
+        return None if document is None else lambda query: Response(200, JSON, orjson.dumps(document(query)) + b"\n")
 
     def _ready(self) -> Response:
         report = {"ready": self._health.ready, "waiting": self._health.report()}

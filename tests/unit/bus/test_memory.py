@@ -67,3 +67,26 @@ async def test_the_same_program_reads_the_same_records() -> None:
     once = await run()
     assert once == await run()
     assert 60 == len({(partition, offset) for _, partition, offset in once})
+
+
+async def test_a_latecomer_disturbs_nobody() -> None:
+    """A member that let the deadline pass takes up what it was dealt; the others keep what they have."""
+    log = MemoryLog(rebalance_deadline_ms=20)
+    await log.create_topics([TopicLayout("t", 2, {})])
+    told: list[str] = []
+
+    async def revoked(_partitions: frozenset[TopicPartition]) -> None:
+        told.append("second")
+
+    sleeper = await log.join("g", ["t"])
+    await sleeper.poll(timeout_ms=0)
+    second = await log.join("g", ["t"], on_revoked=revoked)
+    await second.poll(timeout_ms=0)
+    await asyncio.sleep(0.1)
+    await second.poll(timeout_ms=0)
+    held = second.assignment()
+    assert 1 == len(held)
+    await sleeper.poll(timeout_ms=0)
+    await second.poll(timeout_ms=0)
+    assert (held, []) == (second.assignment(), told)
+    assert frozenset() == held & sleeper.assignment()

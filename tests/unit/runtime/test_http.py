@@ -39,17 +39,16 @@ async def test_readiness_says_what_is_awaited() -> None:
 
 
 async def test_metrics_and_registered_documents_are_served() -> None:
-    """/metrics is the registry's page; a route gets the query, and its Rejected is a 400, its failure a 500, never the process's end."""
+    """/metrics is the registry's page; a document gets the query, and its Rejected is a 400, its failure a 500, never the process's end."""
     registry = Metrics()
     registry.add(metrics.TICKS, 2)
-    server = HttpServer(Health(), registry)
 
     def answer(query: Mapping[str, str]) -> object:
         if query.get("service") is None:
             raise Rejected("service", "name a service: ?service=NAME")
         return {"service": query["service"], "half": 1 / int(query.get("by", "2"))}
 
-    server.route("/state", answer)
+    server = HttpServer(Health(), registry, {"/state": answer})
     port = await server.start("127.0.0.1", 0)
     status, page = await request(port, "GET /metrics HTTP/1.1")
     assert (200, True) == (status, "heteroscale_ticks_total 2.0" in page)
