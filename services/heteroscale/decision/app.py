@@ -46,7 +46,8 @@ async def serve(context: Context, settings: DecisionSettings) -> None:
     await worker.open()
     try:
         topics = [topic_name(context.prefix, topic) for topic in (Topic.SIGNALS, Topic.PLACEMENTS)]
-        member = await context.log.join(settings.group, topics, on_assigned=worker.assigned, on_revoked=worker.revoked)
+        group = f"{context.prefix}.{settings.group}"  # loops under other prefixes are nobody we share work with
+        member = await context.log.join(group, topics, on_assigned=worker.assigned, on_revoked=worker.revoked)
         try:
             while not context.stop.is_set():
                 records = await member.poll(timeout_ms=settings.poll_ms)

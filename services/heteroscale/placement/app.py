@@ -112,9 +112,8 @@ class Worker:
         await self._fleet_topic.catch_up()
         if self._member is None:
             topics = [self._topics[Topic.COMMANDS], self._topics[Topic.ACTUATIONS]]
-            self._member = await self._context.log.join(
-                self._settings.group, topics, on_assigned=self._on_assigned, on_revoked=self._on_revoked
-            )
+            group = f"{self._context.prefix}.{self._settings.group}"  # loops under other prefixes are nobody we share work with
+            self._member = await self._context.log.join(group, topics, on_assigned=self._on_assigned, on_revoked=self._on_revoked)
 
     async def _on_assigned(self, held: frozenset[TopicPartition]) -> None:
         """Fleets of these partitions are taken over before the next cycle."""

@@ -24,7 +24,7 @@ class PlacementSettings(RedisSettings, frozen=True, kw_only=True, forbid_unknown
     }
 
     redis_cluster: Annotated[Switch, Meta(description="on if the address is a node of a Redis Cluster", examples=["on"])] = Switch.OFF
-    group: Annotated[str, Meta(min_length=1, description="the consumer group", examples=["heteroscale-placement"])] = "placement"
+    group: Annotated[str, Meta(min_length=1, description="the consumer group, below the prefix", examples=["placement"])] = "placement"
     poll_ms: Annotated[  # how soon the service notices the word to stop while nothing comes in
         int, Meta(ge=10, le=10_000, description="limit of one wait for records, ms", examples=["250"])
     ] = 250
