@@ -19,6 +19,7 @@ from heteroscale.contracts.signals import SignalWindow, WindowInputs
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.signals import closing, wire
+from heteroscale.signals.intake import Arrival
 from heteroscale.signals.table import RefusedSample, ServiceTable
 from heteroscale.signals.ticks import TickClock
 from heteroscale.signals.timeline import Timeline, parameters
@@ -143,7 +144,7 @@ class PartitionAggregator:
             record = wire.read(payload)
         except Rejected as error:
             return Outcome([], [Refused(offset, error.code, error.message, payload)])
-        return self._tick(offset, record) if isinstance(record, Tick) else self._samples(offset, record)
+        return self._tick(offset, record) if isinstance(record, Tick) else self._samples(offset, record, payload)
 
     def drain(self) -> list[Refused]:
         """Enter what is set aside, without closing anything: for the end of a file."""
@@ -159,7 +160,7 @@ class PartitionAggregator:
         horizon_ms = max((each.timeline.longest().horizon_ms for each in self._services.values()), default=parameters(None).horizon_ms)
         return self._trail.resume_at(self._clock.now_ms - horizon_ms)
 
-    def _samples(self, offset: int, batch: Batch) -> Outcome:
+    def _samples(self, offset: int, batch: Batch, payload: bytes) -> Outcome:
         refused = [Refused(offset, *bad) for bad in batch.bad]
         limit_ms = None if self._clock.heard_ms is None else self._clock.heard_ms + AHEAD_MS_MAX
         newest_ms = max(map(_AT, batch.samples), default=-1)
@@ -175,9 +176,9 @@ class PartitionAggregator:
             service.table = ServiceTable()
         watermark_ms = service.watermark_ms(self._clock.now_ms)
         self._begin(service, batch.samples, watermark_ms)
-        service.table.set_aside(batch, offset, watermark_ms)
+        service.table.set_aside(batch, Arrival(offset, watermark_ms, payload))
         self._trail.record(newest_ms, offset)
-        if service.table.waiting_count > SET_ASIDE_MAX:
+        if service.table.waiting > SET_ASIDE_MAX:
             refused += self._enter(service)
         return Outcome([], refused) if refused else NOTHING
 

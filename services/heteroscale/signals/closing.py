@@ -14,28 +14,17 @@ import numpy as np
 from heteroscale.contracts.names import GpuTypeName, RoleName
 from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantiles, RoleSignal
 from heteroscale.contracts.telemetry import EngineState
+from heteroscale.signals.intake import CACHED, FACE, GENERATION, GPU_UTIL, KV_USAGE, OFFSET, PROMPT, RUNNING, SM_ACTIVE, WAITING
 from heteroscale.signals.quantiles import quantiles_ms
 from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span
-from heteroscale.signals.table import (
-    CACHED,
-    FACE,
-    GENERATION,
-    GPU_UTIL,
-    KV_USAGE,
-    OFFSET,
-    PROMPT,
-    RUNNING,
-    SM_ACTIVE,
-    WAITING,
-    ServiceTable,
-)
+from heteroscale.signals.table import ServiceTable
 from heteroscale.signals.timeline import Parameters
 from heteroscale.signals.wire import Edges
 
 USABLE_SHARE: Final = 0.8
 _STEP: Final = float(2**20)  # bucket shares are summed in steps of 2^-20 observations: exact in any order
 _DIGITS: Final = 6
-_STATES: Final = (EngineState.LOADING, EngineState.SERVING, EngineState.DRAINING, EngineState.STOPPING)
+_STATES: Final = tuple(state.value for state in (EngineState.LOADING, EngineState.SERVING, EngineState.DRAINING, EngineState.STOPPING))
 
 
 class Closed(NamedTuple):
@@ -180,12 +169,10 @@ class _Role:
         means = np.where(there, figures, 0.0).sum(axis=1)[known] / count[known]
         if not weighted:
             return round(math.fsum(means.tolist()) / len(means), _DIGITS)
-        gpus = [self._table.faces[face].gpus for face in view.face[rows[known]].tolist()]
-        weights = [1.0 if each is None else float(each) for each in gpus]
-        total = math.fsum(weights)
-        if total == 0:
-            return None
-        return round(math.fsum(mean * weight for mean, weight in zip(means.tolist(), weights, strict=True)) / total, _DIGITS)
+        of_face = np.array([1.0 if face.gpus is None else float(face.gpus) for face in self._table.faces])
+        weights = of_face[view.face[rows[known]]]
+        total = math.fsum(weights.tolist())
+        return round(math.fsum((means * weights).tolist()) / total, _DIGITS) if total else None
 
     def _sum_of_last(self, gauge: int) -> float | None:
         figures = self._table.series.extras[gauge, self._active, np.maximum(self._view.bounds.last[self._active], 0)]

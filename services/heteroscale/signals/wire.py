@@ -10,17 +10,21 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from operator import attrgetter
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from heteroscale.contracts.errors import Rejected
-from heteroscale.contracts.telemetry import EngineState, Tick
+from heteroscale.contracts.telemetry import Tick
 
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 WholeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Edges: TypeAlias = tuple[float, ...]
+HISTOGRAMS: Final = ("ttft", "tbt")
+LAYOUT_OF: Final = {kind: attrgetter(f"{kind}.layout") for kind in HISTOGRAMS}
+COUNTS_OF: Final = {kind: attrgetter(f"{kind}.counts") for kind in HISTOGRAMS}
 
 
 class WireHistogram(msgspec.Struct, gc=False):
@@ -36,7 +40,7 @@ class WireSample(msgspec.Struct, gc=False):
 
     instance: str
     role: str
-    state: EngineState
+    state: Literal["loading", "serving", "draining", "stopping"]  # an EngineState; plain strings hash faster
     at_ms: WholeMs
     node: str | None = None
     group: str | None = None
@@ -82,12 +86,16 @@ class BadSample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The usable samples of one record, its bucket layouts, and what was refused."""
+    """The usable samples of one record, its bucket layouts, and what was refused.
+
+    `alike` names the histograms (`ttft`, `tbt`) that all of the samples carry in one and the same layout, and its edges.
+    """
 
     service: str
     samples: list[WireSample]
     layouts: Mapping[str, Edges]
     bad: list[BadSample]
+    alike: Mapping[str, Edges] = {}
 
 
 _record = msgspec.json.Decoder(WireSamples | Tick)
@@ -108,6 +116,9 @@ def read(payload: bytes) -> Batch | Tick:
     if not record.layouts:
         return _without_layouts(record)
     layouts = {name: tuple(edges) for name, edges in record.layouts.items() if _ascending(edges)}
+    alike = {kind: edges for kind in HISTOGRAMS if (edges := _alike(kind, record.samples, layouts)) is not None}
+    if len(alike) == len(HISTOGRAMS):
+        return Batch(record.service, record.samples, layouts, [], alike)
     samples: list[WireSample] = []
     bad: list[BadSample] = []
     for sample in record.samples:
@@ -116,7 +127,18 @@ def read(payload: bytes) -> Batch | Tick:
             samples.append(sample)
         else:
             bad.append(fault)
-    return Batch(record.service, samples, layouts, bad)
+    return Batch(record.service, samples, layouts, bad, alike)
+
+
+def _alike(kind: str, samples: list[WireSample], layouts: Mapping[str, Edges]) -> Edges | None:
+    """The edges, if every sample carries this histogram, soundly, in one layout. At C speed: this is nearly every record."""
+    try:
+        names = set(map(LAYOUT_OF[kind], samples))
+        sizes = set(map(len, map(COUNTS_OF[kind], samples)))
+    except AttributeError:  # one of them carries none
+        return None
+    edges = layouts.get(names.pop()) if len(names) == 1 else None
+    return edges if edges is not None and sizes == {len(edges) + 1} else None
 
 
 def sample_bytes(sample: WireSample) -> bytes:
