@@ -16,7 +16,6 @@ from heteroscale.telemetry.page import Page, Series, is_number
 GPU_UTIL = "DCGM_FI_DEV_GPU_UTIL"
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 SM_ACTIVE = "DCGM_FI_PROF_SM_ACTIVE"
-BLANK_MIN = 9_223_372_036_854_775_000.0  # the blank values are the last few below 2^63, which floats cannot tell apart
 _POD_LABELS = ("pod", "exported_pod")
 
 _Gpu: TypeAlias = tuple[str, str]
@@ -40,7 +39,7 @@ def figures(page: Page, instance: InstanceName) -> GpuFigures | None:
 
 def _per_gpu(page: Page, name: str, instance: InstanceName) -> dict[_Gpu, float]:
     """One value a GPU: of the whole GPU, or the mean of its MIG slices where only those are measured."""
-    found = [series for series in page.series.get(name, ()) if is_number(series.value) and series.value < BLANK_MIN]
+    found = [series for series in page.series.get(name, ()) if is_number(series.value)]
     ours = [series for series in found if any(series.label(label) == instance for label in _POD_LABELS)]
     parts: dict[_Gpu, list[Series]] = {}
     for series in ours or found:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, TypeAlias
 
 from prometheus_client.parser import text_string_to_metric_families
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 SHOWN_CHARACTERS = 80
+BLANK_MIN = 9_223_372_036_854_775_000.0  # blank values are the last few below 2^63, which floats cannot tell apart
 
 
 class Series(NamedTuple):
@@ -55,8 +55,8 @@ def parse(payload: bytes) -> Page:
 
 
 def is_number(value: float) -> bool:
-    """Whether it is a count or a size: finite and not negative. -1 means `not enabled`, NaN means nothing."""
-    return math.isfinite(value) and value >= 0
+    """Whether it is a count or a size. -1 means `not enabled`, NaN and the numbers around 2^63 mean nothing."""
+    return 0 <= value < BLANK_MIN
 
 
 def _read(line: str, number: int) -> list[Series]:
