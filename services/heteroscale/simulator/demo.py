@@ -119,7 +119,7 @@ async def _on_kafka(servers: Servers, options: Options, show: Callable[[View], N
         here = scene(prefix, options)
         logs = _folder() / prefix
         with Children(environment(servers, prefix), logs) as children:
-            played = await play(here, log, Processes(children, (*crew.SERVICES, "actuation")), show, timeout_s=ANSWER_WITHIN_S)
+            played = await play(here, log, Processes(children, (*crew.SERVICES, "actuator")), show, timeout_s=ANSWER_WITHIN_S)
         return Shown(played, prefix, played.closing.faults + await _leaks(servers, here), logs)
     finally:
         await log.close()
