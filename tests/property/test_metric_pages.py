@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heteroscale.contracts import codec
@@ -70,6 +70,7 @@ def test_any_values_give_a_sound_sample_or_none(lines: list[tuple[str, dict[str,
             check(sample)
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(REAL), st.integers(min_value=0), st.binary(min_size=1, max_size=20))
 def test_a_damaged_real_page_still_gives_a_sound_sample(payload: bytes, at: int, noise: bytes) -> None:
     """Bytes overwritten anywhere."""
