@@ -22,6 +22,7 @@ SERVICES: Final[Mapping[str, str]] = {  # name of the process, and the package w
     "placement": "placement",
     "actuator": "actuation",
 }
+SAME: Final = {"actuation": "actuator"}  # the package's name is understood too
 ALL: Final = "all"
 Serve: TypeAlias = Callable[[Context, Any], Awaitable[None]]
 
@@ -33,7 +34,7 @@ Examples:
   heteroscale run all                      # without any Kafka: on a log in memory that ends with the process
   HETEROSCALE_TICKER=off heteroscale run signals""",
 )
-@click.argument("service", type=click.Choice([*SERVICES, ALL]))
+@click.argument("service", type=click.Choice([*SERVICES, ALL, *SAME]), metavar="|".join([*SERVICES, ALL]))
 @click.option("--settings", "show_settings", is_flag=True, help="Print the settings that would be used (passwords hidden) and end.")
 @connection_options
 @click.pass_context
@@ -44,6 +45,7 @@ def run(ctx: click.Context, service: str, *, show_settings: bool) -> None:
     them. Health, readiness and metrics are served on HETEROSCALE_HTTP_PORT. Exit code 0 after a clean end.
     """
     connection = connection_of(ctx)
+    service = SAME.get(service, service)
     names = tuple(SERVICES) if service == ALL else (service,)
     process = settings.load(settings.ProcessSettings)
     bus = _bus(connection, alone=service != ALL)

@@ -214,7 +214,7 @@ def test_nearer_options_win() -> None:
     assert "t3.telemetry.v1" in line("--prefix", "t2", "topics", "describe", "telemetry", "--prefix", "t3").stdout
 
 
-@pytest.mark.parametrize("service", ["placement", "actuator", "decision", "signals"])
+@pytest.mark.parametrize("service", ["placement", "actuator", "actuation", "decision", "signals"])
 def test_run_prints_its_settings(line: CommandLine, service: str) -> None:
     """`run --settings` shows what would be used, passwords hidden, and ends."""
     result = line("run", service, "--settings", "--kafka", "127.0.0.1:9", "--redis", "redis://user:secret@127.0.0.1:9/0")
