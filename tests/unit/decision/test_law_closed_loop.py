@@ -56,7 +56,7 @@ class Plant:
         offered = self.load(at)
         self.missed += offered > serving * SATURATION
         carried = min(offered, serving * SATURATION)
-        self.last = (3 * self.last + carried) / 4 if at else carried
+        self.last = (3 * self.last + carried) / 4
         if self.heard(at):
             decision = self.run.window(decode=serving, loading=len(self.born) - serving, load=self.last)
         else:
@@ -78,7 +78,7 @@ class Plant:
 def plant(load: Callable[[int], float], start: int, **fields: Any) -> Plant:
     """A pool of `start` instances that serve already."""
     run = Run(lawbook.spec(behavior=DEFAULTS, **fields.pop("spec", {})))
-    return Plant(run, load, born=[-1_000] * start, last=load(0), **fields)
+    return Plant(run, load, born=[-1_000] * start, last=float(start), **fields)
 
 
 def test_step_settles_without_overshoot() -> None:
@@ -180,8 +180,8 @@ run = lawbook.Run(lawbook.spec(
 ))
 serving = 6
 for at in range(120):
-    load = 6 + 5 * ((at * 7919) % 13 - 6) / 6
-    tbt = lawbook.latency(50 + (at * 104729) % 45)
+    load = (9 if at // 30 % 2 else 4) + ((at * 7919) % 13 - 6) / 6
+    tbt = lawbook.latency(30 + (at * 104729) % 45 if at < 40 else 40)
     decision = run.window(decode=serving, load=load, tbt_ms=tbt)
     serving = decision.after["decode"].replicas
     print(codec.encode(decision).decode())
