@@ -63,7 +63,11 @@ Examples:
 @click.option("--state", type=click.Choice([state.value for state in EngineState]), default="serving", show_default=True)
 @click.option("--gpu-type", help="The GPU type it runs on [default: null].")
 @click.option("--gpus", type=click.IntRange(min=1), help="How many GPUs it has [default: null].")
-@click.option("--with-gpu", metavar="DCGM.prom", help="Take GPU figures from this page of a DCGM exporter.")
+@click.option(
+    "--with-gpu",
+    metavar="DCGM.prom",
+    help="Take GPU figures from this page of a DCGM exporter. SM activity is not among its default counters.",
+)
 @json_option
 @click.pass_context
 def parse(ctx: click.Context, /, pages: tuple[str, ...], with_gpu: str | None, *, as_json: bool, **wishes: Any) -> None:

@@ -169,9 +169,9 @@ def _reachable(name: Name, address: str) -> str:
     """The address, once something takes a connection there. Raises ServerFailure."""
     shown = probe.without_password(address) if name == "redis" else address
     try:
-        hosts = probe.kafka_hosts(address) if name == "kafka" else [probe.redis_host(address)]
+        answers = probe.kafka_connects(address) if name == "kafka" else probe.redis_connects(address)
     except ValueError as error:
         raise ServerFailure(str(error), cure=f"correct or unset {VARIABLE[name]}") from error
-    if not any(probe.connects(host, port) for host, port in hosts):
+    if not answers:
         raise ServerFailure(f"nothing answers at {shown}", cure=f"start {name} there, or correct or unset {VARIABLE[name]}")
     return address

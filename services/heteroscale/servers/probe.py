@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 from urllib.parse import urlsplit
 
 LOOPBACK = "127.0.0.1"
@@ -51,23 +52,25 @@ def redis_answers(host: str, port: int) -> bool:
     return _exchange(host, port, b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
 
-def kafka_hosts(bootstrap: str) -> list[tuple[str, int]]:
-    """`a:9092,b:9092` as pairs. Raises ValueError that says what to write."""
+def kafka_connects(bootstrap: str) -> bool:
+    """Whether any of `a:9092,b:9092` takes a connection. Raises ValueError that says what to write."""
     pairs: list[tuple[str, int]] = []
     for part in bootstrap.split(","):
         host, separator, port = part.strip().rpartition(":")
         if not separator or not host or not port.isdigit():
             raise ValueError(f"{bootstrap!r} is not a Kafka address; write host:port, such as 127.0.0.1:9092")
         pairs.append((host.strip("[]"), int(port)))
-    return pairs
+    return any(connects(host, port) for host, port in pairs)
 
 
-def redis_host(url: str) -> tuple[str, int]:
-    """Host and port of a Redis URL. Raises ValueError that says what to write."""
+def redis_connects(url: str) -> bool:
+    """Whether the Redis of a URL takes a connection. Raises ValueError that says what to write."""
     parts = urlsplit(url)
+    if parts.scheme == "unix" and parts.path:
+        return Path(parts.path).is_socket()
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
         raise ValueError(f"{without_password(url)!r} is not a Redis address; write redis://host:port/0, such as redis://127.0.0.1:6379/0")
-    return parts.hostname, parts.port or 6379
+    return connects(parts.hostname, parts.port or 6379)
 
 
 def without_password(url: str) -> str:
