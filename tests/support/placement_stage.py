@@ -65,10 +65,11 @@ class Stage:
         self.workers.clear()
 
     async def kill(self) -> None:
-        """End all workers where they stand."""
-        for task in self.workers:
-            task.cancel()
-        await asyncio.gather(*self.workers, return_exceptions=True)
+        """End all workers where they stand. aiokafka may swallow a cancellation, so it is repeated."""
+        while waiting := [task for task in self.workers if not task.done()]:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting, timeout=0.2)
         self.workers.clear()
 
     async def close(self) -> None:
