@@ -15,7 +15,7 @@ from heteroscale.bus.log import Record
 from heteroscale.cli import output
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of
-from heteroscale.contracts.topics import Topic
+from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 
 POLL_MS: Final = 1_000
@@ -39,7 +39,7 @@ async def follow(tail: Tail, *, as_json: bool) -> None:
     async with connection.log() as log:
         view = LogView(log, connection.prefix)
         places = await view.partitions(tail.topic)
-        if tail.key is not None and tail.topic not in {Topic.TELEMETRY, Topic.DECISION_STATE, Topic.PLACEMENTS, Topic.DEAD_LETTERS}:
+        if tail.key is not None and CATALOGUE[tail.topic].key == "service":
             places = [await view.home(tail.topic, tail.key)]
         ends = await log.end_offsets(places)
         begins = await log.begin_offsets(places)
@@ -65,10 +65,14 @@ async def follow(tail: Tail, *, as_json: bool) -> None:
 
 
 def _wanted(record: Record, key: str | None) -> bool:
+    """Whether a record has this key (hourly copies and dry runs, `KEY#…`, included) or is about this service."""
     if key is None:
         return True
     found = (record.key or b"").decode(errors="replace")
-    return found == key or found.startswith(f"{key}#")
+    if found == key or found.startswith(f"{key}#"):
+        return True
+    value = value_of(record)
+    return isinstance(value, dict) and value.get("service") == key
 
 
 def print_json(record: Record) -> None:

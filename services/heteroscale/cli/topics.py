@@ -134,7 +134,9 @@ Examples:
   heteroscale topics tail commands --since 2026-11-22T17:20Z --json""",
 )
 @click.argument("topic")
-@click.option("--service", "--key", "key", metavar="KEY", help="Only records of this key (a service, a fleet, FLEET/NODE).")
+@click.option(
+    "--service", "--key", "key", metavar="KEY", help="Only records of this key (a service, a fleet, FLEET/NODE), or about this service."
+)
 @click.option("-n", "--last", type=click.IntRange(min=0), default=10, show_default=True, help="How many records to begin with.")
 @click.option("--since", type=INSTANT, metavar="INSTANT", help="Begin at this time instead.")
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until interrupted.")

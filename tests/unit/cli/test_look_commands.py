@@ -126,6 +126,7 @@ def test_tail_tells_what_matters(line: CommandLine) -> None:
     assert [AT_MS] == [one["timestamp_ms"] for one in line.json("topics", "tail", "decisions", "-n", "1")]
     assert 2 == len(line.json("topics", "tail", "decisions", "--service", "chat"))
     assert [] == line.json("topics", "tail", "decisions", "--service", "other")
+    assert ["chat"] == [one["value"]["service"] for one in line.json("topics", "tail", "commands", "--service", "chat")]
     assert 1 == len(line.json("topics", "tail", "decisions", "--since", "2023-11-14T22:13:20Z"))
     assert "tick 2023-11-14T22:13:40Z" in line("topics", "tail", "telemetry").stdout
 
