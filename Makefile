@@ -37,10 +37,10 @@ check: install ## format, lint, types, imports: seconds
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 bench: install ## measurements, printed with the machine they were taken on
-	@$(BIN)/python -m pytest -m bench -s -p no:randomly $(ARGS) tests/benchmarks
+	@for script in tests/benchmarks/*.py; do echo; echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 chaos: install ## long fault runs: kill, pause, partition
-	@$(BIN)/python -m pytest -m chaos $(ARGS) tests/chaos
+	@$(BIN)/python -m pytest -m chaos $(ARGS) tests
 
 schemas: install ## write schemas/ again from the contracts
 	@$(BIN)/python -m heteroscale.contracts.schema
