@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -17,11 +17,30 @@ from heteroscale.placement.importers import Imported, checked
 
 GPU_COUNT: Final = "nvidia.com/gpu"
 GPU_PRODUCTS: Final = ("nvidia.com/gpu.product", "gpu.nvidia.com/model", "cloud.google.com/gke-accelerator")
-LABELS: Final[Mapping[str, tuple[str, ...]]] = {
-    "s0": ("network.topology.nvidia.com/accelerator", "network.topology.kubernetes.io/accelerator", "nvidia.com/gpu.clique"),
-    "s1": ("network.topology.nvidia.com/leaf", "network.topology.kubernetes.io/block", "topology.kubernetes.io/rack"),
-    "s2": ("network.topology.nvidia.com/spine", "network.topology.kubernetes.io/spine", "topology.kubernetes.io/zone"),
-    "cluster": ("network.topology.nvidia.com/core", "network.topology.kubernetes.io/datacenter", "topology.kubernetes.io/region"),
+LABELS: Final[Mapping[str, tuple[str, ...]]] = {  # newest first: topograph has named them anew twice
+    "s0": (
+        "accelerator.topograph.run/domain",
+        "network.topology.nvidia.com/accelerator",
+        "network.topology.kubernetes.io/accelerator",
+        "nvidia.com/gpu.clique",
+    ),
+    "s1": (
+        "fabric.topograph.run/tier-0",
+        "network.topology.nvidia.com/leaf",
+        "network.topology.nvidia.com/block",
+        "network.topology.kubernetes.io/block",
+    ),
+    "s2": (
+        "fabric.topograph.run/tier-1",
+        "network.topology.nvidia.com/spine",
+        "network.topology.kubernetes.io/spine",
+    ),
+    "cluster": (
+        "fabric.topograph.run/tier-2",
+        "network.topology.nvidia.com/core",
+        "network.topology.nvidia.com/datacenter",
+        "network.topology.kubernetes.io/datacenter",
+    ),
 }
 _RANGE: Final = re.compile(r"(?P<head>[^\[\]]*)\[(?P<body>[^\[\]]+)\](?P<tail>.*)")
 _SETTING: Final = re.compile(r"(\w+)=(\S+)")
@@ -65,32 +84,66 @@ def _split(text: str) -> Iterator[str]:
         yield text[start:].strip()
 
 
+class _Switch(msgspec.Struct):
+    switches: list[str] = []
+
+
+class _Block(msgspec.Struct):
+    nodes: list[str]
+    switch: str | None = None
+    name: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Model(msgspec.Struct):
+    blocks: list[_Block]
+    switches: dict[str, _Switch | None] | None = None
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    labels: dict[str, str] | None = None
+
+
+class _Capacity(msgspec.Struct):
+    capacity: dict[str, str] | None = None
+
+
+class _Standing(msgspec.Struct):
+    unschedulable: bool = False
+
+
+class _KubernetesNode(msgspec.Struct):
+    metadata: _Metadata
+    status: _Capacity | None = None
+    spec: _Standing | None = None
+
+
+class _KubernetesList(msgspec.Struct):
+    items: list[_KubernetesNode]
+
+
 def from_topograph(document: object, given: Given) -> Imported:
     """A topograph model: `switches: {S: {switches: […]}}` and `blocks: [{switch, nodes: […], annotations}]`."""
-    if not isinstance(document, dict) or not isinstance(document.get("blocks"), list):
-        return Imported([], ["is not a topograph model; it has no blocks"])
-    above = _parents(document.get("switches") or {})
+    try:
+        model = msgspec.convert(document, _Model, strict=False)
+    except msgspec.ValidationError as error:
+        return Imported([], [f"is not a topograph model: {error}"])
     problems: list[str] = []
+    above = {
+        name: parent
+        for parent, switch in sorted((model.switches or {}).items())
+        for name in _names(switch.switches if switch else (), f"switches.{parent}", problems)
+    }
     nodes: list[FleetNode] = []
-    for index, block in enumerate(document["blocks"]):
-        if not isinstance(block, dict) or not block.get("nodes"):
-            problems.append(f"blocks[{index}]: has no nodes; write nodes: [node[01-16]] or leave the block out")
-            continue
-        leaf = str(block.get("switch") or block.get("name") or f"block-{index}")
-        labels = {str(key): str(value) for key, value in {**(block.get("labels") or {}), **(block.get("annotations") or {})}.items()}
+    for index, block in enumerate(model.blocks):
+        leaf = block.switch or block.name or f"block-{index}"
+        labels = {**(block.labels or {}), **(block.annotations or {})}
         s0 = next((value for key, value in sorted(labels.items()) if "accelerator" in key), None)
         at = NodeAt(cluster=given.cluster, s2=above.get(leaf, leaf), s1=leaf, s0=s0)
-        nodes += _known(_names(block["nodes"], f"blocks[{index}]", problems), at, given, problems)
+        nodes += _known(_names(block.nodes, f"blocks[{index}]", problems), at, given, problems)
     return checked(nodes, problems)
-
-
-def _parents(switches: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: parent
-        for parent, switch in sorted(switches.items())
-        for child in (switch or {}).get("switches") or []
-        for name in expand(str(child))
-    }
 
 
 def from_slurm(text: str, given: Given) -> Imported:
@@ -117,32 +170,40 @@ def from_slurm(text: str, given: Given) -> Imported:
 
 
 def from_kubernetes(document: object, given: Given) -> Imported:
-    """`kubectl get nodes -o json|yaml`: topology and GPU labels; nodes without GPUs are left out."""
-    items = document.get("items", [document]) if isinstance(document, dict) else []
+    """`kubectl get nodes -o json|yaml`: topology and GPU labels; nodes without GPUs are left out, unschedulable ones cordoned."""
+    try:
+        whole = document if isinstance(document, dict) and "items" in document else {"items": [document]}
+        items = msgspec.convert(whole, _KubernetesList, strict=False).items
+    except msgspec.ValidationError as error:
+        return Imported([], [f"is not a list of Kubernetes nodes: {error}"])
     problems: list[str] = []
     nodes: list[FleetNode] = []
     for item in items:
-        metadata = item.get("metadata") or {} if isinstance(item, dict) else {}
-        name, labels = str(metadata.get("name") or ""), metadata.get("labels") or {}
-        capacity = ((item.get("status") or {}).get("capacity") or {}) if isinstance(item, dict) else {}
-        gpus = int(str(capacity.get(GPU_COUNT, given.gpus or 0)))
-        if not name or gpus < 1:
-            continue
-        place = {level: next((str(labels[key]) for key in keys if labels.get(key)), None) for level, keys in LABELS.items()}
-        missing = [level for level in ("s1", "s2") if place[level] is None]
-        kind = next((str(labels[key]) for key in GPU_PRODUCTS if labels.get(key)), given.gpu_type)
-        if missing:
-            problems.append(f"{name}: has no label for {missing[0]}; label it with {LABELS[missing[0]][0]}")
-        if kind is None:
-            problems.append(f"{name}: has no label for its GPU type; label it with {GPU_PRODUCTS[0]} or give --gpu-type")
-        if missing or kind is None:
-            continue
-        at = NodeAt(cluster=place["cluster"] or given.cluster, s2=str(place["s2"]), s1=str(place["s1"]), s0=place["s0"])
-        state = NodeState.CORDONED if (item.get("spec") or {}).get("unschedulable") else NodeState.READY
-        nodes.append(FleetNode(node=name, fleet=given.fleet, gpu_type=kind, gpus=gpus, at=at, state=state))
+        text = ((item.status.capacity if item.status else None) or {}).get(GPU_COUNT, str(given.gpus or 0))
+        if not text.isdigit():
+            problems.append(f"{item.metadata.name}: {GPU_COUNT} capacity {text!r} is not a whole number")
+        elif int(text) > 0:
+            node = _from_kubernetes(item, int(text), given, problems)
+            nodes += [node] if node is not None else []
     if not nodes and not problems:
         problems.append(f"lists no node with {GPU_COUNT} capacity")
     return checked(nodes, problems)
+
+
+def _from_kubernetes(item: _KubernetesNode, gpus: int, given: Given, problems: list[str]) -> FleetNode | None:
+    name, labels = item.metadata.name, item.metadata.labels or {}
+    place = {level: next((labels[key] for key in keys if labels.get(key)), None) for level, keys in LABELS.items()}
+    gpu_type = next((labels[key] for key in GPU_PRODUCTS if labels.get(key)), given.gpu_type)
+    s1, s2 = place["s1"], place["s2"]
+    missing = [level for level in ("s1", "s2") if place[level] is None]
+    problems += [f"{name}: has no label for {level}; label it with {LABELS[level][0]}" for level in missing]
+    if gpu_type is None:
+        problems.append(f"{name}: has no label for its GPU type; label it with {GPU_PRODUCTS[0]} or give --gpu-type")
+    if s1 is None or s2 is None or gpu_type is None:
+        return None
+    at = NodeAt(cluster=place["cluster"] or given.cluster, s2=s2, s1=s1, s0=place["s0"])
+    state = NodeState.CORDONED if item.spec is not None and item.spec.unschedulable else NodeState.READY
+    return FleetNode(node=name, fleet=given.fleet, gpu_type=gpu_type, gpus=gpus, at=at, state=state)
 
 
 def _names(parts: Iterable[object], place: str, problems: list[str]) -> list[str]:

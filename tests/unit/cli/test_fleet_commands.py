@@ -187,7 +187,15 @@ def test_kubernetes_nodes(line: CommandLine, tmp_path: Path) -> None:
     assert {"cluster": "eu", "s2": "s1", "s1": "l1", "s0": None} == node["at"]
 
     unlabelled = fabrics.from_kubernetes({"items": [{"metadata": {"name": "g"}, "status": {"capacity": {"nvidia.com/gpu": "8"}}}]}, GIVEN)
-    assert ["g: has no label for s1; label it with network.topology.nvidia.com/leaf"] == unlabelled.problems
+    assert "g: has no label for s1; label it with fabric.topograph.run/tier-0" == unlabelled.problems[0]
+
+
+@pytest.mark.parametrize("document", [None, 5, [], {}, {"blocks": 3}, {"blocks": [{"nodes": None}]}, {"items": [{}]}, {"items": "x"}])
+def test_what_is_no_fabric_is_a_problem(document: object) -> None:
+    """Anything may stand in a file; it is said what it is not, never a crash."""
+    assert fabrics.from_topograph(document, GIVEN).problems
+    assert fabrics.from_kubernetes(document, GIVEN).problems
+    assert importers.from_document(document).problems
 
 
 def test_a_crowded_leaf_is_pointed_out() -> None:
