@@ -63,6 +63,18 @@ async def test_a_subscriber_starts_with_the_newest_of_each_service(log: Log, pre
     assert 2 == registry.value(metrics.ASSIGNMENTS, outcome="skipped")
 
 
+async def test_the_newest_wins_however_far_apart_the_records_lie(memory_log: Log) -> None:
+    """Thousands of older records after the newest, read in several batches, hand out the newest once."""
+    await catalogue.create(memory_log, "memory", topics=TOPICS)
+    placements = [builders.placement("chat", seq=9_000), *(builders.placement("chat", seq=n) for n in range(1, 6_001))]
+    await memory_log.append([builders.placement_entry("memory", placement) for placement in placements])
+    registry = Metrics()
+    async with PlacementSubscriber(memory_log, "memory", Interest(actuator="test"), registry=registry) as subscriber:
+        (only,) = await first(aiter(subscriber), 1)
+    assert 9_000 == only.value.seq
+    assert 6_000 == registry.value(metrics.ASSIGNMENTS, outcome="skipped")
+
+
 async def test_a_restarted_subscriber_repeats_only_what_stands(log: Log, prefix: str) -> None:
     """A second subscriber, started later, gets the newest record alone: no state, no commits."""
     await catalogue.create(log, prefix, keep_forever=True, topics=TOPICS)
