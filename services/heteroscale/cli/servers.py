@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def servers() -> None:
 @servers.command(
     epilog="""\b
 Examples:
-  heteroscale servers up
+  eval "$(heteroscale servers up)"          # and the environment says where they are
   heteroscale servers up --kafka-port 19092 --redis-port 16379 --json""",
 )
 @click.option("--kafka-port", type=_PORT, help=f"Port of Kafka [default: {KAFKA_PORT}, or any free one].")
@@ -119,10 +120,9 @@ def down(*, delete_data: bool, as_json: bool) -> None:
 
 def _print_addresses(found: chain.Servers) -> None:
     for name, address in (("kafka", found.kafka), ("redis", found.redis)):
-        if address is None:
-            output.note(f"{name}: {found.how[name]}")
-        else:
-            click.echo(f"export {chain.VARIABLE[name]}={address}    # {found.how[name]}")
+        output.note(f"{name}: {found.how[name]}")
+        if address is not None:
+            click.echo(f"export {chain.VARIABLE[name]}={shlex.quote(address)}")
 
 
 def _if_free(port: int) -> int | None:
