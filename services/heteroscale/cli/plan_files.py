@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from msgspec import inspect
 
 from heteroscale.cli import files
@@ -78,7 +79,7 @@ class PlanRole(Message, frozen=True, kw_only=True):
     add: int | None = None
     draining: int | None = None
     gpus: int | None = None
-    gpu_types: list[GpuChoice] = []
+    gpu_types: list[GpuChoice] = msgspec.field(default_factory=list)
     parts: dict[str, PartSpec] | None = None
     within: Level | None = None
 
