@@ -47,7 +47,7 @@ Examples:
 @click.argument("path", metavar="FILE")
 @click.option("--format", "form", type=click.Choice(fleet_files.FORMATS), default="auto", show_default=True, help="What FILE is.")
 @click.option("--fleet", "fleet_name", metavar="NAME", help="The fleet that the nodes belong to [default: the file's, else default].")
-@click.option("--cluster", metavar="NAME", help="The cluster, for formats that do not say it [default: default].")
+@click.option("--cluster", metavar="NAME", help="The cluster, for formats that do not say it, or say another [default: default].")
 @click.option("--gpu-type", metavar="TYPE", help="The GPU type, for formats that do not say it.")
 @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="GPUs a node, for formats that do not say it.")
 @click.option("--prune", is_flag=True, help="Remove nodes of the fleet that the file does not list.")

@@ -74,7 +74,7 @@ def _document(path: str, text: str) -> object:
 def _read(path: str, text: str, form: str, source: Source) -> Imported:
     from heteroscale.placement import fabrics  # noqa: PLC0415 (only these formats need it)
 
-    given = fabrics.Given(fleet=source.fleet or "default", cluster=source.cluster or "default", gpu_type=source.gpu_type, gpus=source.gpus)
+    given = fabrics.Given(fleet=source.fleet or "default", cluster=source.cluster, gpu_type=source.gpu_type, gpus=source.gpus)
     if form == "csv":
         return importers.from_csv(text, source.fleet)
     if form == "slurm":

@@ -15,6 +15,7 @@ import msgspec
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
 from heteroscale.placement.importers import Imported, checked
 
+DEFAULT_CLUSTER: Final = "default"
 GPU_COUNT: Final = "nvidia.com/gpu"
 GPU_PRODUCTS: Final = ("nvidia.com/gpu.product", "gpu.nvidia.com/model", "cloud.google.com/gke-accelerator")
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {  # newest first: topograph has named them anew twice
@@ -50,7 +51,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     """What the description does not say."""
 
     fleet: str
-    cluster: str
+    cluster: str | None = None
     gpu_type: str | None = None
     gpus: int | None = None
 
@@ -141,7 +142,7 @@ def from_topograph(document: object, given: Given) -> Imported:
         leaf = block.switch or block.name or f"block-{index}"
         labels = {**(block.labels or {}), **(block.annotations or {})}
         s0 = next((value for key, value in sorted(labels.items()) if "accelerator" in key), None)
-        at = NodeAt(cluster=given.cluster, s2=above.get(leaf, leaf), s1=leaf, s0=s0)
+        at = NodeAt(cluster=given.cluster or DEFAULT_CLUSTER, s2=above.get(leaf, leaf), s1=leaf, s0=s0)
         nodes += _known(_names(block.nodes, f"blocks[{index}]", problems), at, given, problems)
     return checked(nodes, problems)
 
@@ -162,7 +163,7 @@ def from_slurm(text: str, given: Given) -> Imported:
             above[child] = name
     nodes: list[FleetNode] = []
     for number, leaf, hosts in leaves:
-        at = NodeAt(cluster=given.cluster, s2=above.get(leaf, leaf), s1=leaf)
+        at = NodeAt(cluster=given.cluster or DEFAULT_CLUSTER, s2=above.get(leaf, leaf), s1=leaf)
         nodes += _known(_names([hosts], f"line {number}", problems), at, given, problems)
     if not leaves:
         problems.append("has no SwitchName=… Nodes=… and no BlockName=… Nodes=… line")
@@ -201,7 +202,7 @@ def _from_kubernetes(item: _KubernetesNode, gpus: int, given: Given, problems: l
         problems.append(f"{name}: has no label for its GPU type; label it with {GPU_PRODUCTS[0]} or give --gpu-type")
     if s1 is None or s2 is None or gpu_type is None:
         return None
-    at = NodeAt(cluster=place["cluster"] or given.cluster, s2=s2, s1=s1, s0=place["s0"])
+    at = NodeAt(cluster=given.cluster or place["cluster"] or DEFAULT_CLUSTER, s2=s2, s1=s1, s0=place["s0"])
     state = NodeState.CORDONED if item.spec is not None and item.spec.unschedulable else NodeState.READY
     return FleetNode(node=name, fleet=given.fleet, gpu_type=gpu_type, gpus=gpus, at=at, state=state)
 
