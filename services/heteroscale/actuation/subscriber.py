@@ -24,6 +24,7 @@ from heteroscale.actuation import orders
 from heteroscale.bus import scan
 from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Entry, Log, Reader, Record
+from heteroscale.bus.pause import stopped_within
 from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.commands import Command
@@ -138,7 +139,7 @@ class Subscriber(abc.ABC, Generic[V]):
                 fresh = await (self._catch_up() if self._reader is None else self._next())
             except Retryable as error:
                 self._logger.warning("log_awaited", error=str(error), pause_s=pause_s)
-                await self._pause(pause_s)
+                await stopped_within(self._stop, pause_s)
                 pause_s = min(BACKOFF_MAX_S, pause_s * 2)
                 continue
             pause_s = BACKOFF_FIRST_S
@@ -193,13 +194,6 @@ class Subscriber(abc.ABC, Generic[V]):
     def _count(self, outcome: str) -> None:
         if self._registry is not None:
             self._registry.add(metrics.ASSIGNMENTS, 1, outcome=outcome)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            return
 
 
 class PlacementSubscriber(Subscriber[Placement]):

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from heteroscale.bus.kafka import KafkaLog
 from heteroscale.bus.log import Log
 from heteroscale.bus.memory import MemoryLog
+from heteroscale.bus.pause import stopped_within
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts.errors import Retryable
 
@@ -85,18 +86,9 @@ async def wait_for(
             if announce is not None and not told:
                 told = True
                 announce(f"waiting for Kafka at {settings.kafka}: {error}")
-            if await _stopped(stop, pause_s):
+            if await stopped_within(stop, pause_s):
                 raise
             pause_s = min(BACKOFF_MAX_S, pause_s * 2)
         else:
             report.holds(CONDITION)
             return
-
-
-async def _stopped(stop: asyncio.Event, within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(within_s):
-            await stop.wait()
-    except TimeoutError:
-        return False
-    return True

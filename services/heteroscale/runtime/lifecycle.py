@@ -15,6 +15,7 @@ from typing import Final
 
 from heteroscale.bus import catalogue, connect
 from heteroscale.bus.log import Log
+from heteroscale.bus.pause import stopped_within
 from heteroscale.contracts.errors import Broken, HeteroscaleError, Rejected, Retryable
 from heteroscale.runtime import logs, metrics
 from heteroscale.runtime.context import Context
@@ -89,7 +90,7 @@ async def _wait_for_topics(context: Context, bus: BusSettings) -> None:
         try:
             created = await catalogue.create(context.log, bus.prefix)
         except Retryable:
-            if await _stopped(context.stop, BACKOFF_FIRST_S):
+            if await stopped_within(context.stop, BACKOFF_FIRST_S):
                 raise
             continue
         if created:
@@ -144,7 +145,7 @@ async def _keep(context: Context, name: str, service: Service) -> None:
             context.health.waiting(name, str(error))
             logs.logger().warning("service_waiting", service=name, awaited=str(error), pause_s=pause_s)
             context.metrics.add(metrics.RESTARTS, 1, service=name)
-            if await _stopped(context.stop, pause_s):
+            if await stopped_within(context.stop, pause_s):
                 return
             pause_s = min(BACKOFF_MAX_S, pause_s * 2)
             context.health.holds(name)
@@ -157,7 +158,7 @@ async def _keep(context: Context, name: str, service: Service) -> None:
 async def _watch(context: Context, bus: BusSettings) -> None:
     """Readiness follows whether the log answers."""
     away = False
-    while not await _stopped(context.stop, PROBE_EVERY_S):
+    while not await stopped_within(context.stop, PROBE_EVERY_S):
         try:
             await context.log.describe_topics([])
         except Retryable as error:
@@ -171,12 +172,3 @@ async def _watch(context: Context, bus: BusSettings) -> None:
                 logs.logger().info("log_back")
             away = False
         context.metrics.set(metrics.READY, 1 if context.health.ready else 0)
-
-
-async def _stopped(stop: asyncio.Event, within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(within_s):
-            await stop.wait()
-    except TimeoutError:
-        return False
-    return True

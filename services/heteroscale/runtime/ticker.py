@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from heteroscale.bus.log import Entry, Log
+from heteroscale.bus.pause import stopped_within
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Retryable, Stale
 from heteroscale.contracts.telemetry import Tick
@@ -48,7 +49,7 @@ class Ticker:
         away = False
         while not stop.is_set():
             due_ms = due_after(self._clock.now_ms())
-            if await _stopped(stop, (due_ms - self._clock.now_ms()) / 1_000):
+            if await stopped_within(stop, (due_ms - self._clock.now_ms()) / 1_000):
                 return
             try:
                 await self.tick(due_ms)
@@ -69,12 +70,3 @@ class Ticker:
         if self._registry is not None:
             self._registry.add(metrics.TICKS, len(self._partitions))
             self._registry.observe(metrics.TICK_LATENESS, max(0, self._clock.now_ms() - at_ms) / 1_000)
-
-
-async def _stopped(stop: asyncio.Event, within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(max(0.0, within_s)):
-            await stop.wait()
-    except TimeoutError:
-        return False
-    return True
