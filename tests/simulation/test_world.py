@@ -9,39 +9,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import yaml
-from support.stub_loop import StubLoop
 
 from heteroscale.bus import catalogue
 from heteroscale.bus.log import Record, TopicPartition
 from heteroscale.bus.memory import MemoryLog
-from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Broken, Rejected
-from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.runtime.clock import SYSTEM
-from heteroscale.simulator import closing, faults, fleet, traffic, world
+from heteroscale.simulator import closing, faults, world
 from heteroscale.simulator.lockstep import Lockstep, Seen
 from heteroscale.simulator.traffic import REQUESTS
 from heteroscale.simulator.world import Scene, World
+from support.simulation_cast import scene
+from support.stub_loop import StubLoop
 
-START_MS = 1_715_734_200_000
 COUNTS = {"chat": {"prefill": 20, "decode": 4}, "code": {"prefill": 10, "decode": 1}}
-
-
-def scene(hours: float, *mishaps: str, seed: int = 1) -> Scene:
-    """The demo's cast for a part of its day."""
-    specs = [codec.convert(ServiceSpec, yaml.safe_load(fleet.demo_text(name))) for name in ("chat.yaml", "code.yaml")]
-    traces = [traffic.azure_weekday("conv").scaled(3.0), traffic.azure_weekday("code").scaled(24.0)]
-    return Scene(
-        specs=specs,
-        traffic=[trace.until(hours * 3600) for trace in traces],
-        nodes=fleet.parse(fleet.demo_text("fleet.yaml"), "fleet.yaml"),
-        start_ms=START_MS,
-        prefix="t",
-        seed=seed,
-        faults=[faults.parse(text) for text in mishaps],
-    )
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 import click
@@ -12,6 +11,8 @@ from rich.console import Console
 from heteroscale.cli import output
 from heteroscale.cli.options import connection_of, connection_options
 from heteroscale.console import closing_table, live
+from heteroscale.runtime import logs
+from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.servers import chain
 from heteroscale.servers.chain import Servers
 from heteroscale.simulator import demo as simulated
@@ -40,6 +41,7 @@ def demo(ctx: click.Context, hours: float, seed: int, fault_texts: tuple[str, ..
     Kafka and Redis are those given, else those of `heteroscale servers up`, else they are brought up and stay up, so that
     the topics can be looked at afterwards. Ctrl-C stops everything that was started. Exit code 0 only if it all worked.
     """
+    logs.configure(LogFormat.CONSOLE, LogLevel.ERROR)
     connection = connection_of(ctx)
     console = Console()
     parsed = tuple(faults.parse(text) for text in fault_texts)
@@ -63,7 +65,6 @@ def demo(ctx: click.Context, hours: float, seed: int, fault_texts: tuple[str, ..
 
 
 def _play(console: Console, servers: Servers, options: simulated.Options) -> Shown:
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
     screen = live.screen_for(console)
     try:
         shown = asyncio.run(simulated.run(servers, options, screen.show))

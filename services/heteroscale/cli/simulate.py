@@ -12,6 +12,8 @@ from heteroscale.cli import files, output
 from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_files import read_specs
 from heteroscale.console import closing_table, live
+from heteroscale.runtime import logs
+from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator import faults, fleet, offline, policies, traffic, world
 
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -57,6 +59,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Engines follow measured curves; time is virtual. With --json a line a service and then the summary.
     """
+    logs.configure(LogFormat.CONSOLE, LogLevel.ERROR)
     request = offline.Request(
         specs=read_specs(specs),
         traffic=[traffic.parse(files.read_bytes(path).decode("utf-8", "replace"), str(path)) for path in traces],

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,7 +44,8 @@ from heteroscale.simulator.world import Scene
 START: Final = "2024-05-15T00:50Z"  # the moment of the trace's first row, for the conversation service
 PREFIX: Final = "heteroscale-demo-"
 LAST: Final = "last"
-CAST: Final = (("chat.yaml", "conv", 3.0), ("code.yaml", "code", 24.0))  # spec, trace, load against the trace's
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CAST: Final = (("chat.yaml", "conv", 6.0), ("code.yaml", "code", 48.0))  # spec, trace, load against the trace's
 ANSWER_WITHIN_S: Final = 60.0
 _NAME = re.compile(rf"{PREFIX}(\d+)\.{re.escape(Topic.TELEMETRY.value)}")
 
@@ -95,7 +96,7 @@ def scene(prefix: str, options: Options) -> Scene:
 
 async def run(servers: Servers, options: Options, show: Callable[[View], None]) -> Shown:
     """Play the demo on these servers. An interrupt ends it cleanly: no process of ours is left."""
-    with _cancelled_by_signals():
+    with interruptible():
         if servers.kafka is None:
             return await _embedded(options, show)
         return await _on_kafka(servers, options, show)
@@ -199,24 +200,21 @@ def _remember(left: Left) -> None:
     (_folder() / f"{left.prefix}.json").write_bytes(msgspec.json.encode(left))
 
 
-class _cancelled_by_signals:  # noqa: N801 - used as a with statement
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP cancels the running task; later ones are ignored while it cleans up."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told: list[bool] = []
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    def cancel() -> None:
+        if task is not None and not told:
+            told.append(True)
+            task.cancel()
 
-    def __enter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        self._told = False
-
-        def cancel() -> None:
-            if task is not None and not self._told:
-                self._told = True
-                task.cancel()
-
-        for number in self.NUMBERS:
-            self._loop.add_signal_handler(number, cancel)
-
-    def __exit__(self, *_: object) -> None:
-        for number in self.NUMBERS:
-            self._loop.remove_signal_handler(number)
+    for number in SIGNALS:
+        loop.add_signal_handler(number, cancel)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
