@@ -13,6 +13,7 @@ from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_diff import WRITTEN_BY_US
 from heteroscale.cli.spec_files import LoadedSpec, load_sound
 from heteroscale.contracts import codec
+from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import Duration, Instant, Percent
 from heteroscale.decision.spec_problems import Path, path_text
 
@@ -67,7 +68,25 @@ def explain_spec(paths: tuple[str, ...], *, only: str | None, as_json: bool) -> 
 
 def effective(loaded: LoadedSpec) -> list[Effective]:
     """All fields in the order of the spec, lists and mappings opened."""
-    return [field for field in _walk(loaded, loaded.spec, ()) if field.field not in WRITTEN_BY_US]
+    shown: list[Effective] = []
+    for field in _walk(loaded, loaded.spec, ()):
+        if field.field == "slo":
+            shown += _slo_of_guards(loaded.spec)
+        elif field.field not in WRITTEN_BY_US:
+            shown.append(field)
+    return shown
+
+
+def _slo_of_guards(spec: ServiceSpec) -> list[Effective]:
+    """Without `slo`, the tightest moderate threshold of each latency's guards stands for it; without guards there is none."""
+    tightest = {
+        latency: min((guard.moderate for guard in spec.guards if guard.latency == latency), key=lambda span: span.ms, default=None)
+        for latency in ("ttft", "tbt")
+    }
+    return [
+        Effective(f"slo.{latency}", None if span is None else _shown(span), "" if span is None else "duration", "default")
+        for latency, span in tightest.items()
+    ]
 
 
 def _walk(loaded: LoadedSpec, value: Any, path: Path) -> Iterator[Effective]:

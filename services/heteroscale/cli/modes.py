@@ -75,7 +75,7 @@ async def _rest(service: str, mode: Mode, span: Duration | None, reason: str | N
         view = LogView(log, connection.prefix)
         store = SpecStore(view)
         spec = await store.get(service)
-        until = None if span is None else Instant(await view.now_ms() + span.ms)
+        until = None if span is None else Instant(-(-(await view.now_ms() + span.ms) // 1_000) * 1_000)  # whole seconds read better
         then = mode_before(spec, await store.history(service)) if until is not None else None
         wanted = msgspec.structs.replace(spec, mode=mode, until=until, then=then)
         return await store.apply(wanted, reason=reason or mode.value, force=True)

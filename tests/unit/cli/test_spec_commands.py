@@ -304,3 +304,10 @@ def test_explain_spec_tells_given_from_default(line: CommandLine, spec_file: Pat
     assert ("15m", "duration", "default") == tuple(fields["behavior.pending.timeout"][key] for key in ("value", "unit", "source"))
     assert "tokens/s an instance of weight 1" == fields["signals[0].target"]["unit"]
     assert 0 == line("explain-spec", str(spec_file), "--only", "given").exit_code
+
+
+def test_explain_spec_takes_the_slo_from_the_guards(line: CommandLine, spec_file: Path) -> None:
+    """Without slo the guards' moderate thresholds are the targets of reports."""
+    fields = {field["field"]: field for field in line.json("explain-spec", edit(spec_file, "slo: {ttft: 1.5s, tbt: 60ms}\n", ""))}
+    assert ("60ms", "default") == (fields["slo.tbt"]["value"], fields["slo.tbt"]["source"])
+    assert ("1500ms", "default") == (fields["slo.ttft"]["value"], fields["slo.ttft"]["source"])
