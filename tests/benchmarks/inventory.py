@@ -91,7 +91,7 @@ async def main(url: str, seconds: float) -> None:
         image = await inventory.read("bench")
         assert image is not None
         wrong = [one for one in check.inventory(image) if one.invariant != "ONCE"]  # these gangs command nothing
-        print("books:", wrong if wrong else "right")
+        print("books:", wrong or "right")
     finally:
         await client.delete(*inventory.keys("bench"))
         await inventory.close()
