@@ -34,7 +34,7 @@ class Servers:
             try:
                 self._given = chain.provide()
             except ServerFailure as error:
-                self._failure = str(error)
+                self._failure = " ".join(str(error).split())
         return self._given
 
     def kafka(self) -> tuple[bool, str]:
