@@ -45,8 +45,8 @@ class StubLoop:
             acknowledged = [codec.decode(Actuation, r.value or b"") for r in records if r.topic.endswith(Topic.ACTUATIONS)]
             for said in acknowledged:
                 self._fold(said)
-            ticks = [codec.decode(TelemetryRecord, r.value or b"") for r in records if r.key is None]  # type: ignore[arg-type] # a union
-            latest = max((tick.at_ms for tick in ticks if isinstance(tick, Tick)), default=None)
+            heard = [codec.decoder(TelemetryRecord).decode(record.value or b"") for record in records if record.key is None]
+            latest = max((tick.at_ms for tick in heard if isinstance(tick, Tick)), default=None)
             entries = [entry for service in sorted(self.specs) for entry in self._answer(service, latest, bool(acknowledged))]
             if entries:
                 await self.log.append(entries)
