@@ -38,7 +38,7 @@ def tail(service: str | None, last: int, *, moves: bool, follow: bool, as_json: 
 async def _tail(service: str | None, last: int, *, moves: bool, follow: bool, as_json: bool) -> None:
     connection = connection_of()
     async with connection.log() as log:
-        view = LogView(log, connection.bus_settings().prefix)
+        view = LogView(log, connection.prefix)
         places = [await view.home(Topic.DECISIONS, service)] if service else await view.partitions(Topic.DECISIONS)
         ends = await log.end_offsets(places)
         begins = await log.begin_offsets(places)
@@ -90,7 +90,7 @@ async def _find(decision_id: str) -> Decision:
     """Raises Rejected (`no_decision`, `ambiguous`)."""
     connection = connection_of()
     async with connection.log() as log:
-        view = LogView(log, connection.bus_settings().prefix)
+        view = LogView(log, connection.prefix)
         found: dict[str, Decision] = {}
         async for batch in scan.to_end(log, await view.partitions(Topic.DECISIONS)):
             for record in batch:
@@ -118,7 +118,7 @@ def why(service: str, *, as_json: bool) -> None:
 async def _why(service: str, *, as_json: bool) -> None:
     connection = connection_of()
     async with connection.log() as log:
-        view = LogView(log, connection.bus_settings().prefix)
+        view = LogView(log, connection.prefix)
         specs = await view.newest_each(ServiceSpec, Topic.SPECS)
         if service not in specs:
             raise Rejected("unknown_service", f"has no spec; there are {', '.join(sorted(specs)) or 'none'}", service)
