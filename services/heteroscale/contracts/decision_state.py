@@ -163,6 +163,7 @@ class LawState(Message, frozen=True, kw_only=True):
     roles: dict[RoleName, RoleState] = {}
     tracks: dict[RoleName, TrackState] = {}
     placement: PlacementView | None = None
+    relisted_after_ms: int | None = None
     dry_run: DryRunAnswer | None = None
     last_move: Action | None = None
     hold_reason: Reason | None = None

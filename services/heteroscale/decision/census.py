@@ -145,10 +145,23 @@ def _judge_foreign(scene: Scene, law: LawState, role: RoleName) -> RoleState:
     if not scene.places:
         return state if state.foreign == 0 else msgspec.structs.replace(state, commanded=state.wanted, foreign=0)
     unknown = law.placement is None and (law.commanded_revision > 0 or not scene.setting.cold_start)
-    if unknown or is_moving(law) or scene.silence:
+    if unknown or is_moving(law) or scene.silence or _is_relisted(scene, law):
         return state
     foreign = max(0, scene.observed(role) - placed(law, role).existing)
     return state if foreign == state.foreign else msgspec.structs.replace(state, foreign=foreign)
+
+
+def _is_relisted(scene: Scene, law: LawState) -> bool:
+    """Whether the Placement's list is newer than what this window can know.
+
+    A window closes a while after its end, and an engine that has gone still counts as serving until it is `silence` old. So a
+    window right after a change of the list may count what is not listed any more, which nobody else started.
+    """
+    if law.relisted_after_ms is None or scene.setting.offline:
+        return False
+    spans = scene.spec.window
+    lag_ms = spans.silence.ms + spans.interval.ms + spans.allowed_lateness.ms + spans.hop.ms
+    return scene.now_ms <= law.relisted_after_ms + lag_ms
 
 
 def _age(scene: Scene, state: RoleState, role: RoleName) -> RoleState:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from heteroscale.contracts.decision_state import DryRunAnswer, LawState, PlacedCounts, PlacementView, RoleState
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.placements import InstanceState, Placement
-
-import msgspec  # isort: skip
 
 WORST_FIRST = (
     InstanceState.FAILED,
@@ -27,7 +27,16 @@ def fold(law: LawState, placement: Placement) -> LawState:
     order = (placement.gen, placement.seq or 0)
     if law.placement is not None and order <= (law.placement.gen, law.placement.seq):
         return law
-    return msgspec.structs.replace(law, placement=view_of(placement))
+    view = view_of(placement)
+    same = law.placement is not None and {r: c.existing for r, c in law.placement.roles.items()} == {
+        r: c.existing for r, c in view.roles.items()
+    }
+    known = law.window_end_ms >= 0
+    return msgspec.structs.replace(
+        law,
+        placement=view,
+        relisted_after_ms=law.window_end_ms if known and not same else law.relisted_after_ms,
+    )
 
 
 def view_of(placement: Placement) -> PlacementView:

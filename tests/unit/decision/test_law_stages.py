@@ -467,6 +467,19 @@ def test_unadopted_instances_are_never_commanded_away() -> None:
     assert 3 == run.commands[-1].roles["decode"].replicas
 
 
+def test_foreign_is_not_judged_on_a_list_newer_than_the_window() -> None:
+    """An instance that just stopped is still counted for a while: it is not somebody else's. A real newcomer is, later."""
+    run = placed_run()
+    run.give(lawbook.placement(1, seq=2, counts={"decode": {"ready": 3}, "prefill": {"ready": 2}}))
+    for _ in range(2):
+        assert 0 == run.window(decode=4, load=4.0).before["decode"].foreign
+    for _ in range(3):
+        assert 0 == run.window(decode=3, silent=1, load=3.9).before["decode"].foreign
+    for _ in range(2):
+        decision = run.window(decode=5, load=4.0)
+    assert 2 == decision.before["decode"].foreign
+
+
 # final, cold start, deficit, external changes
 
 
