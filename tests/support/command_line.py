@@ -33,7 +33,7 @@ class CommandLine:
             del connection
             return self.log
 
-        connection = Connection(prefix=PREFIX, connect=connect)
+        connection = Connection(given_prefix=PREFIX, connect=connect)
         result = CliRunner(env={"HETEROSCALE_KAFKA": None, "HETEROSCALE_PREFIX": None, "HETEROSCALE_REDIS": None}).invoke(
             cli, list(arguments), obj=connection, input=stdin
         )

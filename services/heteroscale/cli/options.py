@@ -1,7 +1,7 @@
 """Options that many commands share, and what they leave behind: where the log and the inventory are, under which prefix.
 
-An option given to the root group or to the command itself means the same; the nearest to the command wins. Unset ones come
-from the environment through the settings of the bus.
+An option given to the root group or to the command itself means the same; the nearest to the command wins. What is not
+given comes from the environment or the TOML file, through runtime.settings, then from what `servers up` left running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from heteroscale.contracts.errors import Rejected
 
@@ -26,26 +25,33 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-DEFAULT_PREFIX = "heteroscale"
-FROM_ENVIRONMENT = -1  # any option, however far from the command, wins over the environment
 Connect = Callable[["Connection"], Awaitable["Log"]]
 
 
 @dataclass(slots=True)
 class Connection:
-    """Where to connect. `connect` replaces the way a Log is opened (tests hand in the memory log)."""
+    """Where to connect, as far as options say. `connect` replaces the way a Log is opened (tests hand in the memory log)."""
 
-    prefix: str = DEFAULT_PREFIX
     kafka: str | None = None
     redis: str | None = None
+    given_prefix: str | None = None
     connect: Connect | None = None
     _given_at: dict[str, int] = field(default_factory=dict)
 
     def set(self, name: str, value: str, depth: int) -> None:
         """Take an option; one nearer to the command replaces one further away."""
-        if depth >= self._given_at.get(name, FROM_ENVIRONMENT):
+        if depth >= self._given_at.get(name, 0):
             setattr(self, name, value)
             self._given_at[name] = depth
+
+    @property
+    def prefix(self) -> str:
+        """The topics' prefix: option, environment, file, default. Raises Rejected."""
+        if self.given_prefix is not None:
+            return self.given_prefix
+        from heteroscale.runtime import settings  # noqa: PLC0415 (start-up stays fast)
+
+        return settings.load(settings.BusSettings).prefix
 
     @asynccontextmanager
     async def log(self) -> AsyncIterator[Log]:
@@ -99,42 +105,22 @@ def _running(name: str) -> str | None:
 def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None and param.name is not None:
         depth = 0
-        if ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
-            ctx.ensure_object(Connection).set(param.name, value, FROM_ENVIRONMENT)
-            return
         parent = ctx.parent
         while parent is not None:
             depth, parent = depth + 1, parent.parent
         ctx.ensure_object(Connection).set(param.name, value, depth)
 
 
+def _connection_option(flag: str, name: str, metavar: str, about: str) -> Callable[[F], F]:
+    return click.option(flag, name, metavar=metavar, expose_value=False, callback=_remember, help=about)
+
+
 def connection_options(command: F) -> F:
     """Add `--prefix`, `--kafka` and `--redis`; the values reach the command through `connection_of`."""
     for option in (
-        click.option(
-            "--redis",
-            metavar="URL",
-            expose_value=False,
-            callback=_remember,
-            envvar="HETEROSCALE_REDIS",
-            help="The inventory, such as redis://host:6379/0 [env HETEROSCALE_REDIS].",
-        ),
-        click.option(
-            "--kafka",
-            metavar="HOST:PORT",
-            expose_value=False,
-            callback=_remember,
-            envvar="HETEROSCALE_KAFKA",
-            help="The log's bootstrap address [env HETEROSCALE_KAFKA].",
-        ),
-        click.option(
-            "--prefix",
-            metavar="NAME",
-            expose_value=False,
-            callback=_remember,
-            envvar="HETEROSCALE_PREFIX",
-            help=f"Prefix of the topic names [env HETEROSCALE_PREFIX; default {DEFAULT_PREFIX}].",
-        ),
+        _connection_option("--redis", "redis", "URL", "The inventory, such as redis://host:6379/0 [env HETEROSCALE_REDIS]."),
+        _connection_option("--kafka", "kafka", "HOST:PORT", "The log's bootstrap address [env HETEROSCALE_KAFKA]."),
+        _connection_option("--prefix", "given_prefix", "NAME", "Prefix of the topics [env HETEROSCALE_PREFIX; default heteroscale]."),
     ):
         command = option(command)
     return command

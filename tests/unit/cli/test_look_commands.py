@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import orjson
 import pytest
+from click.testing import CliRunner
 
 from heteroscale.bus.log import Entry
+from heteroscale.cli.main import cli
 from heteroscale.contracts import codec
 from heteroscale.contracts.dead_letters import DeadLetter
 from heteroscale.contracts.decisions import Action, Decision, Reason, RoleAfter, WindowSpan
@@ -213,6 +218,23 @@ def test_nearer_options_win() -> None:
     line = CommandLine()
     assert "t2.telemetry.v1" in line("--prefix", "t2", "topics", "describe", "telemetry").stdout
     assert "t3.telemetry.v1" in line("--prefix", "t2", "topics", "describe", "telemetry", "--prefix", "t3").stdout
+
+
+def test_the_prefix_may_come_from_environment_or_file(tmp_path: Path) -> None:
+    """An option wins over the environment, the environment over the file, the file over the default."""
+    config = tmp_path / "heteroscale.toml"
+    config.write_text('[bus]\nprefix = "filed"\n', "utf-8")
+
+    def prefix(*options: str, environ: dict[str, str | None]) -> str:
+        none = {"HETEROSCALE_PREFIX": None, "HETEROSCALE_KAFKA": "127.0.0.1:9", "HETEROSCALE_CONFIG": None}
+        result = CliRunner(env=none | environ).invoke(cli, [*options, "run", "actuator", "--settings"])
+        [bus] = [document["bus"] for line in result.stdout.splitlines() if "bus" in (document := orjson.loads(line))]
+        return str(bus["prefix"])
+
+    assert "heteroscale" == prefix(environ={})
+    assert "filed" == prefix(environ={"HETEROSCALE_CONFIG": str(config)})
+    assert "set" == prefix(environ={"HETEROSCALE_CONFIG": str(config), "HETEROSCALE_PREFIX": "set"})
+    assert "given" == prefix("--prefix", "given", environ={"HETEROSCALE_CONFIG": str(config), "HETEROSCALE_PREFIX": "set"})
 
 
 @pytest.mark.parametrize("service", ["placement", "actuator", "actuation", "decision", "signals"])
