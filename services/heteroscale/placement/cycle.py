@@ -123,9 +123,10 @@ class Cycle:
         return self._freed
 
 
-def order_key(cycle: Cycle, work: Work, request: Request) -> tuple[int, int, int, int, str]:
-    """Phase 3: priority, then fewest feasible domains, then size (large before small), then arrival, then name."""
-    demand, needs = work.demand, work.rest
+def order_key(cycle: Cycle, work: Work, first: frozenset[ServiceName]) -> tuple[int, bool, int, int, int, ServiceName]:
+    """Phase 3: priority (in it, `first` first), then fewest feasible domains, then size (large first), then arrival, then name."""
+    demand, needs, request = work.demand, work.rest, work.book.request
     domains = search.domains_for(View(cycle.ledger, {}), demand, needs, demand.level) if needs else 0
     size = sum(demand.shapes[role].gpus * count for role, count in needs.items())
-    return -request.command.priority, domains, -size, request.arrival, request.command.service
+    service = request.command.service
+    return -request.command.priority, service not in first, domains, -size, request.arrival, service

@@ -9,10 +9,10 @@ import numpy as np
 
 from heteroscale.contracts.names import RoleName, ServiceName
 from heteroscale.contracts.spec import Level
-from heteroscale.placement import fits, search
+from heteroscale.placement import exact, fits, search
 from heteroscale.placement.fill import Fill
 from heteroscale.placement.model import PlanReason
-from heteroscale.placement.units import Demand, Needs, Shape
+from heteroscale.placement.units import Demand, Needs
 
 Place = tuple[Level, int]
 
@@ -39,9 +39,9 @@ def best_domain(blank: Fill, needs: Needs, level: Level) -> Place | None:
 def available(blank: Fill, place: Place) -> Needs:
     """What a domain can give all roles together, as many units as it holds, then more of each role until none fits."""
     demand = blank.demand
-    quick = _by_whole_nodes(blank, place)
-    if quick is not None:
-        return quick
+    room = exact.room_in(blank.view, demand.shapes, place)
+    if room is not None:
+        return exact.most_given(room, demand.unit, sorted(demand.shapes))
     first, last = blank.view.ledger.range_of(*place)
     given = demand.times(_most(blank, place, {}, demand.times(1)))
     most = max(demand.unit.values(), default=0)
@@ -80,36 +80,6 @@ def _most(blank: Fill, place: Place, given: Needs, more: Needs) -> int:
             high = probe - 1
         probe = (low + high + 1) // 2
     return low
-
-
-def _by_whole_nodes(blank: Fill, place: Place) -> Needs | None:
-    """The same by division where every instance is exactly a node and each role has one GPU type."""
-    ledger, demand = blank.view.ledger, blank.demand
-    roles: dict[int, list[RoleName]] = {}
-    for role, shape in demand.shapes.items():
-        if not _one_node(blank, shape):
-            return None
-        roles.setdefault(shape.types[0][1], []).append(role)
-    first, last = ledger.range_of(*place)
-    nodes = {code: int(blank.view.slots(code, ledger.sizes(code)[0])[first:last].sum()) for code in roles}
-    inside = {code: sum(demand.unit.get(role, 0) for role in named) for code, named in roles.items()}
-    units = min((nodes[code] // count for code, count in inside.items() if count), default=0)
-    given = dict.fromkeys(demand.shapes, 0)
-    for code, named in roles.items():
-        left = nodes[code] - units * inside[code]
-        for role in named:
-            share = demand.unit.get(role, 0)
-            given[role] = units * share + (left * share // inside[code] if inside[code] else 0)
-        spare = nodes[code] - sum(given[role] for role in named)
-        while spare:
-            least = min(named, key=lambda role: (given[role] / max(1e-9, demand.unit.get(role, 0)), role))
-            given[least] += 1 if inside[code] else spare
-            spare -= 1 if inside[code] else spare
-    return given
-
-
-def _one_node(blank: Fill, shape: Shape) -> bool:
-    return shape.simple and len(shape.types) == 1 and blank.view.ledger.sizes(shape.types[0][1]) == [shape.gpus]
 
 
 def missing_reason(blank: Fill, needs: Needs, homes: list[Place] | None, level: Level) -> PlanReason:

@@ -36,6 +36,8 @@ class Ledger:
         self.s0_of: list[int] = topology.levels[Level.S0].of.tolist()
         self.pools = len(self._first) - 1
         self.free: Vector = self._per_s1(self.avail)
+        self._pod_of: list[int] = self._s1_of.tolist()
+        self._stale: dict[tuple[int, int], set[int]] = {}
         self._slots: dict[tuple[int, int], Vector] = {}
         self._sizes: dict[int, list[int]] = {}
         for code in range(len(topology.types)):
@@ -74,6 +76,10 @@ class Ledger:
         if found is None:
             found = self._count(gpu_type, gpus)
             self._slots[key] = found
+            self._stale[key] = set()
+        elif self._stale[key]:
+            self._refresh(key, found, self._stale[key])
+            self._stale[key] = set()
         return found
 
     def over(self, level: Level, vector: Vector) -> Vector:
@@ -94,21 +100,21 @@ class Ledger:
         touched: set[int] = set()
         for node, gpus in nodes.items():
             self.avail[node] += sign * gpus
-            touched.add(int(self._s1_of[node]))
-        for s1 in touched:
-            self._refresh(s1)
-            self.signatures.touch(s1)
+            s1 = self._pod_of[node]
+            self.free[s1] += sign * gpus
+            touched.add(s1)
+        self.signatures.touch(touched)
+        for stale in self._stale.values():
+            stale.update(touched)
 
-    def _refresh(self, s1: int) -> None:
-        first, last = self.nodes_of(s1)
-        avail: list[int] = self.avail[first:last].tolist()
-        self.free[s1] = sum(avail)
+    def _refresh(self, key: tuple[int, int], vector: Vector, s1s: Iterable[int]) -> None:
+        gpu_type, size = key
         gpus, types = self.gpus, self.types
-        for (gpu_type, size), vector in self._slots.items():
+        for s1 in s1s:
+            first, last = self.nodes_of(s1)
             count = 0
             full: dict[int, int] = {}
-            for offset, free in enumerate(avail):
-                node = first + offset
+            for node, free in enumerate(self.avail[first:last].tolist(), start=first):
                 if free and types[node] == gpu_type:
                     if gpus[node] >= size:
                         count += free // size

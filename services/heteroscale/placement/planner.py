@@ -7,7 +7,8 @@ The phases, in the order in which they run:
 3. order the requests: priority, fewest feasible domains, size, arrival
 4. place each: replacements, growth, new groups, leftovers
 5. virtual allocation: what is placed is gone for the next; what is queued holds back its best domain from lower priorities
-6. one repair pass for a request that failed though the GPUs are there
+6. one repair pass for a request that failed though the GPUs are there: an equal placement moves aside, or the cycle is
+   planned again with what failed first among its equals, and the better of the two stands
 7. dry runs, each on what the real requests left, holding nothing
 8. write: new assignment, transitions, explanation
 """
@@ -29,8 +30,41 @@ REPAIRS_CYCLE_MAX = 32
 """The same for a whole cycle, so that a full fleet costs no more than an empty one."""
 
 
+REORDERED_MAX = 32
+"""Cycles with more requests than this are not planned in another order."""
+
+REORDERS_MAX = 3
+"""Other orders tried, each with what failed so far first among its equals."""
+
+
 def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
     """Plan all requests on one snapshot; the answers come in the order of the requests. Dry runs are planned last and hold nothing."""
+    best = _run(snapshot, requests, frozenset())
+    if len(requests) > REORDERED_MAX:
+        return best
+    first: frozenset[str] = frozenset()
+    for _ in range(REORDERS_MAX):
+        failed = frozenset(one.service for one in best if not one.dry_run and answer.repairable(one.reason))
+        if not failed - first:
+            break
+        first |= failed
+        again = _run(snapshot, requests, first)
+        if _worth(requests, again) > _worth(requests, best):
+            best = again
+    return best
+
+
+def _worth(requests: Sequence[Request], answers: Sequence[Planned]) -> list[int]:
+    """GPUs newly placed, by priority, the highest first."""
+    worth = {request.command.priority: 0 for request in requests}
+    for request, one in zip(requests, answers, strict=True):
+        if not one.dry_run:
+            worth[request.command.priority] += sum(one.taken.values())
+    return [gpus for _, gpus in sorted(worth.items(), reverse=True)]
+
+
+def _run(snapshot: Snapshot, requests: Sequence[Request], first: frozenset[str]) -> list[Planned]:
+    """Phases 1 to 8; the services in `first` come before others of their priority."""
     state = cycle.Cycle.start(snapshot, requests)
     types = {name: code for code, name in enumerate(snapshot.topology.types)}
     works: dict[int, Work] = {}
@@ -38,13 +72,13 @@ def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
         if request.command.affinity is not None:
             works[at] = _open(state, request, types)
     answers: dict[int, answer.Answer] = {}
-    order = sorted(works, key=lambda at: cycle.order_key(state, works[at], requests[at]))
+    order = sorted(works, key=lambda at: cycle.order_key(state, works[at], first))
     repairs = REPAIRS_CYCLE_MAX
     for at in [at for at in order if not requests[at].command.dry_run]:
         work = works[at]
         work.view = state.view_for(requests[at].command.priority)
         found = _place(state, work)
-        if found.left and answer.repairable(found.reason) and repairs:
+        if found.left and answer.repairable(found.reason) and repairs > 0:
             repairs -= _repair(state, work, found, answers, works)
             found = answers.pop(-1, found)
         answers[at] = found

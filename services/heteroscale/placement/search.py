@@ -24,6 +24,11 @@ from heteroscale.placement.units import Demand, Needs
 TRIES_MAX = 6
 """Domains of equal bound that are filled for the sake of quality once one is found."""
 
+TRIES_LARGE_MAX = 2
+"""The same where there are many domains to choose from."""
+
+DOMAINS_MANY = 12
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cost:
@@ -152,9 +157,10 @@ def _wider(blank: Fill, needs: Needs, level: Level, best: Found | None) -> Found
     """The cheaper of `best` and the best fill over several s1 of a domain of this level."""
     if best is not None and (best.cost.ranks, best.cost.pool) == (0, 0):
         return best
+    tries = TRIES_MAX if len(blank.view.ledger.topology.levels[level]) <= DOMAINS_MANY else TRIES_LARGE_MAX
     successes = 0
     for bound, s1s in _candidates(blank, needs, level, best):
-        if best is not None and (successes >= TRIES_MAX or (best.cost.ranks, best.cost.pool, best.cost.touched) < bound[:3]):
+        if best is not None and (successes >= tries or (best.cost.ranks, best.cost.pool, best.cost.touched) < bound[:3]):
             break
         fill = into_many(blank, s1s, needs)
         if fill is None:

@@ -64,9 +64,9 @@ class Signatures:
             at = np.fromiter(marks, dtype=np.int64, count=len(marks))
             self.nodes[at] = mix(self.nodes[at] ^ np.fromiter(marks.values(), dtype=np.uint64, count=len(marks)))
 
-    def touch(self, s1: int) -> None:
-        """The free GPUs of this s1 changed."""
-        self._dirty.add(s1)
+    def touch(self, s1s: set[int]) -> None:
+        """The free GPUs of these s1 changed."""
+        self._dirty |= s1s
 
     def first_of(self, avail: npt.NDArray[np.int64], tied: npt.NDArray[np.int64], level: Level = Level.S1) -> int:
         """The one of the tied domains that comes first by structure, then by path (their number)."""
