@@ -101,11 +101,15 @@ async def test_what_was_answered_survives_kill_9(own_redis: OwnRedis, at_end: At
     await sound(inventory, answers)
 
 
+@pytest.mark.parametrize("worker", ["restarted", "alive"])
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.6, 1.0])
 async def test_a_server_that_forgot_its_end_is_rebuilt_from_the_log(
-    own_redis: OwnRedis, memory_log: Log, at_end: AtEnd, share: float
+    own_redis: OwnRedis, memory_log: Log, at_end: AtEnd, share: float, worker: str
 ) -> None:
-    """The append-only file loses its end (or all of it): the log has seen more, so the inventory is rebuilt and nothing moves."""
+    """The append-only file loses its end (or all of it): the log has seen more, so the inventory is rebuilt and nothing moves.
+
+    The same for a worker that starts anew and for one that lives on with its own idea of the inventory.
+    """
     inventory = opened(own_redis.port, at_end)
     stage = Stage(memory_log, "heteroscale")
     at_end.append(stage.close)
@@ -116,11 +120,13 @@ async def test_a_server_that_forgot_its_end_is_rebuilt_from_the_log(
     await stage.acknowledge(placed, ActuationKind.READY)
     before = await stage.until(lambda one: one.status is PlacementStatus.CONVERGED)
     await stage.answer(command(service="other", after_ms=1))
-    await stage.stop()
+    if worker == "restarted":
+        await stage.stop()
     own_redis.kill()
     own_redis.cut_short(int((own_redis.log_size - empty) * share))
     own_redis.start()
-    stage.start(inventory)
+    if worker == "restarted":
+        stage.start(inventory)
     again = await stage.answer(command(after_ms=60_000))
     assert before.groups == again.groups
     third = await stage.answer(command(service="third", after_ms=60_001))

@@ -156,10 +156,11 @@ class Worker:
     async def _cycle(self, fleet: FleetName, events: Sequence[Event]) -> None:
         """One cycle of one fleet. Raises Retryable, FencedOff."""
         now = self._states.get(fleet) or await self._take_over(fleet)
-        changes = self._fleet_topic.newest(fleet)
-        if not events and self._seen.get(fleet) == self._fleet_topic.position:
-            return
         position = self._fleet_topic.position
+        known = self._seen.get(fleet) == position
+        if not events and known:
+            return
+        changes = {} if known else self._fleet_topic.newest(fleet)
         given = CycleInput(events, now.cycle + 1, self._cut_of(fleet))
         began = asyncio.get_running_loop().time()
         try:

@@ -20,7 +20,7 @@ from heteroscale.contracts.names import NodeName, ServiceName
 from heteroscale.contracts.placements import Conflict, DegradedReason, Domain, Placement, PlacementInputs
 from heteroscale.placement import adoption, life, planner, record
 from heteroscale.placement.draft import Draft
-from heteroscale.placement.inventory.entries import GroupEntry, NodeEntry, Standing
+from heteroscale.placement.inventory.entries import GroupEntry, NodeEntry
 from heteroscale.placement.inventory.gang import Gang, Transition, gang_id
 from heteroscale.placement.inventory.memory import command_order
 from heteroscale.placement.model import IdSource, Request
@@ -84,9 +84,9 @@ def propose(state: FleetState, given: CycleInput) -> Proposal:
     gangs: list[Gang] = []
     moves: dict[ServiceName, Sequence[Transition]] = {}
     for draft in drafts.open_drafts():
-        draft.settle()
         if not (draft.touched or draft.answers) or (only is not None and draft.service not in only):
             continue
+        draft.settle()
         gangs.append(_gang(state, draft, now_ms, given))
         moves[draft.service] = draft.transitions
     return Proposal(now_ms, tuple(gangs), tuple(answers), quarantine, moves, counts)
@@ -108,6 +108,10 @@ class _Drafts:
         """The draft of a known service."""
         if service not in self._open and service in self.state.services:
             self._open[service] = Draft.of(service, self.state.services[service])
+        return self._open.get(service)
+
+    def opened(self, service: ServiceName) -> Draft | None:
+        """The draft of a service that has one already."""
         return self._open.get(service)
 
     def born(self, command: Command) -> Draft:
@@ -162,12 +166,11 @@ def _fold_acknowledgements(drafts: _Drafts, events: Sequence[Event], now_ms: int
 def _fold_time(drafts: _Drafts, now_ms: int) -> None:
     """Lost nodes, leases and start deadlines of all services."""
     state = drafts.state
-    lost = frozenset(name for name, node in state.nodes.items() if node.standing is Standing.LOST)
-    for service in sorted(state.services):
-        known = state.services[service]
-        if not lost and all(one.state not in life.STARTED for one in known.instances.values()):
-            continue
-        draft = drafts.of(service)
+    lost = state.frame.lost
+    for service, known in sorted(state.services.items()):
+        oldest_ms = known.oldest_start_ms
+        late = oldest_ms is not None and now_ms - oldest_ms >= known.entry.command.start_deadline_ms
+        draft = drafts.of(service) if late or not lost.isdisjoint(known.nodes) else drafts.opened(service)
         if draft is not None:
             _age(draft, lost, now_ms)
 

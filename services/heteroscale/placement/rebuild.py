@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,10 +13,10 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import ActuationKind
 from heteroscale.contracts.commands import Command, CommandRole
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
-from heteroscale.contracts.names import FleetName, InstanceName, NodeName, ServiceName
+from heteroscale.contracts.names import FleetName, InstanceName, NodeName, RoleName, ServiceName
 from heteroscale.contracts.placements import InstanceState, PlacedInstance, Placement
 from heteroscale.contracts.spec import GpuChoice
-from heteroscale.placement import nodes
+from heteroscale.placement import life, nodes
 from heteroscale.placement.inventory.entries import (
     Cause,
     FleetImage,
@@ -97,7 +98,27 @@ def _service(placement: Placement, command: Command | None) -> ServiceEntry:
         for group in placement.groups
     }
     known = command if command is not None else _stand_in(placement)
-    return ServiceEntry(seq=placement.seq or 0, command=known, first_at_ms=known.at_ms, groups=groups, shortfall=dict(placement.shortfall))
+    return ServiceEntry(
+        seq=placement.seq or 0,
+        command=known,
+        first_at_ms=known.at_ms,
+        groups=groups,
+        withdrawn=_withdrawn(known, placement),
+        shortfall=dict(placement.shortfall),
+    )
+
+
+def _withdrawn(command: Command, placement: Placement) -> dict[RoleName, int]:
+    """What people had stopped: neither running nor missing though the command asks for it."""
+    units = {
+        (one.role, group.id, one.replica if one.part is not None else one.id)
+        for group in placement.groups
+        for one in group.instances
+        if one.state in life.RUNNING
+    }
+    running = Counter(role for role, _, _ in units)
+    wanted = {role: target.replicas - placement.shortfall.get(role, 0) for role, target in sorted(command.roles.items())}
+    return {role: count - running[role] for role, count in wanted.items() if count > running[role]}
 
 
 def _stand_in(placement: Placement) -> Command:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from heteroscale.contracts.names import FleetName
 from heteroscale.placement.inventory.gang import Gang
 from heteroscale.placement.reservation import Carried
@@ -9,6 +12,8 @@ from heteroscale.placement.state import FleetState
 from heteroscale.placement.takeover import Taken
 from heteroscale.runtime import logs, metrics
 from heteroscale.runtime.metrics import Metrics
+
+ACCOUNTS_EVERY_S: Final = 5.0
 
 
 class Report:
@@ -18,6 +23,7 @@ class Report:
         self._metrics = registry
         self._logger = logs.logger()
         self._said: str | None = None
+        self._accounts_due_s: dict[FleetName, float] = {}
 
     def warning(self, text: str) -> None:
         """Something in the configuration weakens a guarantee."""
@@ -64,7 +70,9 @@ class Report:
         for gang, _ in carried.applied:
             self._metrics.add(metrics.PLACEMENT_GANGS, 1)
             self._gang(number, gang, carried.state)
-        if carried.applied:
+        now_s = asyncio.get_running_loop().time()
+        if carried.applied and now_s >= self._accounts_due_s.get(fleet, 0.0):  # they cost a walk over the fleet
+            self._accounts_due_s[fleet] = now_s + ACCOUNTS_EVERY_S
             self._accounts(fleet, carried.state)
 
     def _gang(self, number: int, gang: Gang, state: FleetState) -> None:

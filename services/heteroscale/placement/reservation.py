@@ -69,7 +69,7 @@ async def sync_nodes(
 ) -> tuple[FleetState, frozenset[NodeName]]:
     """Bring the inventory's nodes up to fleet.v1; the fleet after it, and held nodes that sit elsewhere now."""
     fresh = [change for _, change in sorted(changes.items()) if _is_newer(now, change)]
-    if not fresh and not nodes.unsettled(now.nodes.values()):
+    if not fresh and not now.frame.unsettled:
         return now, frozenset()
     instances = [one for known in now.services.values() for one in known.instances.values()]
     settled = nodes.settle(now.nodes, fresh, instances)
@@ -100,6 +100,8 @@ async def _run(inventory: Inventory, carried: Carried, given: CycleInput) -> Non
             carried.counts.append(proposal.counts)
         outcomes = await inventory.apply(proposal.gangs)
         applied = [(gang, outcome) for gang, outcome in zip(proposal.gangs, outcomes, strict=True) if outcome.verdict is Verdict.APPLIED]
+        if any(outcome.rev <= carried.state.rev for _, outcome in applied):
+            raise NotReady("the inventory counts fewer changes than it did: it forgot some")
         carried.applied += applied
         again = _conflicts(proposal.gangs, outcomes, refused)
         carried.state = replace(carried.state.with_applied(applied), cycle=given.number)
@@ -149,8 +151,8 @@ def _raise_unless_applied(outcome: Outcome) -> None:
 
 async def _read_again(inventory: Inventory, before: FleetState) -> FleetState:
     image = await inventory.read(before.fleet)
-    if image is None or image.gen != before.gen:
-        raise NotReady("the inventory was lost or rebuilt")
+    if image is None or image.gen != before.gen or image.rev < before.rev:
+        raise NotReady("the inventory was lost, rebuilt, or forgot its last changes")
     fresh = state.from_image(before.fleet, before.fence, image)
     return replace(fresh, now_ms=max(before.now_ms, fresh.now_ms), cycle=before.cycle)
 

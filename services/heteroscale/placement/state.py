@@ -11,11 +11,12 @@ import numpy as np
 
 from heteroscale.contracts.names import FleetName, InstanceName, NodeName, ServiceName
 from heteroscale.contracts.placements import Group, PlacedInstance
+from heteroscale.placement import life, nodes
 from heteroscale.placement import topology as shape
 from heteroscale.placement.inventory.entries import FleetImage, InstanceEntry, NodeEntry, ServiceEntry, Standing
 from heteroscale.placement.inventory.gang import Gang, Outcome
 from heteroscale.placement.model import Snapshot
-from heteroscale.placement.topology import Topology
+from heteroscale.placement.topology import Codes, Counts, Topology
 
 PLANNED_AS: Final[Mapping[Standing, int]] = {
     Standing.READY: shape.READY,
@@ -28,17 +29,47 @@ PLANNED_AS: Final[Mapping[Standing, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """A service's entry, its instances, and both as the groups of a Placement (built once)."""
+    """A service's entry and its instances, and what cycles ask of them again and again, worked out once.
+
+    `groups`: both as a Placement shows them. `nodes`: all that its instances are on. `oldest_start_ms`: the earliest reservation
+    among those that have not started; null when all have.
+    """
 
     entry: ServiceEntry
     instances: Mapping[InstanceName, InstanceEntry]
     groups: tuple[Group, ...] = field(init=False)
+    nodes: frozenset[NodeName] = field(init=False)
+    oldest_start_ms: int | None = field(init=False)
 
     def __post_init__(self) -> None:
+        starting = (one.reserved_ms for one in self.instances.values() if one.state in life.STARTED)
         object.__setattr__(self, "groups", as_groups(self.entry, self.instances))
+        object.__setattr__(self, "nodes", frozenset(node for one in self.instances.values() for node in one.nodes))
+        object.__setattr__(self, "oldest_start_ms", min(starting, default=None))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
+class Frame:
+    """What of the nodes only a fleet change can alter: their shape, standing, and who is lost or waits to be settled."""
+
+    topology: Topology
+    standing: Codes
+    lost: frozenset[NodeName]
+    unsettled: bool
+
+    @classmethod
+    def of(cls, topology: Topology, entries: Mapping[NodeName, NodeEntry]) -> Frame:
+        """The frame of these nodes."""
+        names = topology.names
+        return cls(
+            topology=topology,
+            standing=np.fromiter((PLANNED_AS[entries[name].standing] for name in names), dtype=np.int8, count=len(names)),
+            lost=frozenset(name for name, entry in entries.items() if entry.standing is Standing.LOST),
+            unsettled=nodes.unsettled(entries.values()),
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class FleetState:
     """Everything of a fleet at `rev`. `topology` is rebuilt only when a fleet record changed a node."""
 
@@ -50,34 +81,39 @@ class FleetState:
     now_ms: int
     nodes: Mapping[NodeName, NodeEntry]
     services: Mapping[ServiceName, ServiceState]
-    topology: Topology
+    frame: Frame
+    free: Counts
+
+    @property
+    def topology(self) -> Topology:
+        """The shape of the fleet."""
+        return self.frame.topology
 
     def snapshot(self, services: Mapping[ServiceName, tuple[Group, ...]], adopted: Mapping[NodeName, int]) -> Snapshot:
         """The planner's view: `services` in place of what is known, GPUs about to be adopted taken off."""
-        names = self.topology.names
-        free = np.fromiter((max(0, self.nodes[name].free) for name in names), dtype=np.int16, count=len(names))
+        free = np.maximum(self.free, 0)
         for node, gpus in sorted(adopted.items()):
-            at = self.topology.index[node]
             entry = self.nodes[node]
-            free[at] = max(0, entry.free - max(0, gpus - entry.used))
-        state = np.fromiter((PLANNED_AS[self.nodes[name].standing] for name in names), dtype=np.int8, count=len(names))
+            free[self.topology.index[node]] = max(0, entry.free - max(0, gpus - entry.used))
         assignments = {name: known.groups for name, known in self.services.items()} | dict(services)
-        return Snapshot(topology=self.topology, free=free, state=state, assignments=assignments)
+        return Snapshot(topology=self.topology, free=free, state=self.frame.standing, assignments=assignments)
 
-    def with_nodes(self, nodes: Mapping[NodeName, NodeEntry], gone: Iterable[NodeName], rev: int) -> FleetState:
+    def with_nodes(self, changed: Mapping[NodeName, NodeEntry], gone: Iterable[NodeName], rev: int) -> FleetState:
         """After a node sync."""
-        after = {**self.nodes, **nodes}
+        after = {**self.nodes, **changed}
         for name in gone:
             after.pop(name, None)
         reshaped = after.keys() != self.nodes.keys() or any(
-            name not in self.nodes or self.nodes[name].record != entry.record for name, entry in nodes.items()
+            name not in self.nodes or self.nodes[name].record != entry.record for name, entry in changed.items()
         )
         topology = built(self.fleet, after) if reshaped else self.topology
-        return replace(self, nodes=after, rev=rev, topology=topology)
+        return replace(self, nodes=after, rev=rev, frame=Frame.of(topology, after), free=_free(topology, after))
 
     def with_applied(self, applied: Sequence[tuple[Gang, Outcome]]) -> FleetState:
         """After gangs that were applied."""
-        nodes, services = dict(self.nodes), dict(self.services)
+        if not applied:
+            return self
+        nodes, services, free = dict(self.nodes), dict(self.services), self.free.copy()
         for gang, _ in applied:
             known = services.get(gang.service)
             instances = {**(known.instances if known else {}), **gang.puts}
@@ -85,11 +121,14 @@ class FleetState:
                 instances.pop(name, None)
             services[gang.service] = ServiceState(gang.state, instances)
             _move(nodes, gang)
+            for name in {*gang.takes, *gang.adopts, *gang.frees} & nodes.keys():
+                free[self.topology.index[name]] = nodes[name].free
         newest = max((gang.at_ms for gang, _ in applied), default=self.now_ms)
         return replace(
             self,
             nodes=nodes,
             services=services,
+            free=free,
             rev=max((outcome.rev for _, outcome in applied), default=self.rev),
             now_ms=max(self.now_ms, newest),
         )
@@ -97,6 +136,7 @@ class FleetState:
 
 def from_image(fleet: FleetName, fence: int, image: FleetImage) -> FleetState:
     """What the inventory holds, arranged."""
+    topology = built(fleet, image.nodes)
     instances: dict[ServiceName, dict[InstanceName, InstanceEntry]] = {name: {} for name in image.services}
     for name, entry in image.instances.items():
         instances[entry.service][name] = entry
@@ -109,13 +149,18 @@ def from_image(fleet: FleetName, fence: int, image: FleetImage) -> FleetState:
         now_ms=image.now_ms,
         nodes=image.nodes,
         services={name: ServiceState(entry, instances[name]) for name, entry in image.services.items()},
-        topology=built(fleet, image.nodes),
+        frame=Frame.of(topology, image.nodes),
+        free=_free(topology, image.nodes),
     )
 
 
 def built(fleet: FleetName, nodes: Mapping[NodeName, NodeEntry]) -> Topology:
     """The topology of these nodes."""
     return Topology.build(fleet, (entry.record for entry in nodes.values()))
+
+
+def _free(topology: Topology, entries: Mapping[NodeName, NodeEntry]) -> Counts:
+    return np.fromiter((entries[name].free for name in topology.names), dtype=np.int16, count=len(topology.names))
 
 
 def as_groups(entry: ServiceEntry, instances: Mapping[InstanceName, InstanceEntry]) -> tuple[Group, ...]:
