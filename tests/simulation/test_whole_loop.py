@@ -177,7 +177,7 @@ async def test_the_screens_show_what_the_topics_hold() -> None:
         lines.show(view)
         table.show(view)
     table.close()
-    assert any("scale-out (bounds): prefill 0 → 5, decode 0 → 1" in line for line in written)
+    assert any("scale-out (bounds): prefill 0 → 20, decode 0 → 4" in line for line in written)
     closing_table.show(console, played.closing, played.wall_s)
     closing_table.verdict(console, played.closing.faults)
     text = console.export_text()

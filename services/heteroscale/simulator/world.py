@@ -26,7 +26,7 @@ from heteroscale.simulator.actuator import Actuator
 from heteroscale.simulator.faults import Fault, FaultKind
 from heteroscale.simulator.pool import Kind
 from heteroscale.simulator.service import ServiceModel
-from heteroscale.simulator.traffic import Traffic
+from heteroscale.simulator.traffic import Floats, Traffic
 
 STEP_MS: Final = 5_000
 RECORD_SAMPLES_MAX: Final = 500  # samples a telemetry record, as an agent would batch them
@@ -34,7 +34,7 @@ RECORD_SAMPLES_MAX: Final = 500  # samples a telemetry record, as an agent would
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is played. The trace starts at `start_ms`; before it its first five minutes are played for `warmup_ms`, uncounted."""
+    """What is played. The trace starts at `start_ms`; `warmup_ms` before it lead up to its first rate, uncounted."""
 
     specs: Sequence[ServiceSpec]
     traffic: Sequence[Traffic]
@@ -171,8 +171,7 @@ def build(scene: Scene) -> World:
     for index, (spec, traffic) in enumerate(zip(scene.specs, scene.traffic, strict=True)):
         active = msgspec.structs.replace(spec, mode=Mode.ACTIVE, until=None, then=None, revision=1, applied_at_ms=scene.opens_at_ms)
         model = service.model_of(active, curves.choose(spec, scene.profile), traffic, STEP_MS / 1000, scene.seed * 1_000 + index)
-        warm = traffic.until(min(300.0, traffic.duration_s)).totals.sum(axis=0) / min(300.0, traffic.duration_s) * (STEP_MS / 1000)
-        model.load = np.concatenate([np.tile(warm, (scene.warmup_ms // STEP_MS, 1)), model.load])
+        model.load = np.concatenate([_warm_up(traffic, scene.warmup_ms // STEP_MS), model.load])
         models[spec.service] = model
     nodes = {node.node: fleet.restated(node, observed_at_ms=scene.opens_at_ms) for node in scene.nodes}
     world = World(scene, models, Actuator(models, scene.seed), nodes, scene.opens_at_ms)
@@ -183,6 +182,14 @@ def build(scene: Scene) -> World:
             world.due.append((scene.start_ms + fault.heals_at_ms, order, fault, True))
     world.due.sort(key=lambda due: due[:2])
     return world
+
+
+def _warm_up(traffic: Traffic, steps: int) -> Floats:
+    """The rate of the trace's first five minutes, reached evenly over two thirds of the steps, shape (steps, 4)."""
+    first_s = min(300.0, traffic.duration_s)
+    rate = traffic.until(first_s).totals.sum(axis=0) / first_s * (STEP_MS / 1000)
+    ramp = np.minimum(1.0, np.arange(1, steps + 1) / max(1.0, steps * 2 / 3))
+    return np.asarray(ramp[:, None] * rate)
 
 
 def _check(fault: Fault, nodes: Sequence[FleetNode]) -> None:
