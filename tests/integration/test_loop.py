@@ -1,0 +1,217 @@
+"""The whole loop as people run it: each service a process, on real Kafka and real Redis, and what happens when one is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from support.plant import Plant
+from support.processes import Fleet
+
+from heteroscale.bus.connect import open_log
+from heteroscale.bus.settings import BusSettings
+from heteroscale.bus.log import Entry
+from heteroscale.contracts import codec
+from heteroscale.contracts.decisions import Action
+from heteroscale.contracts.telemetry import Tick
+from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.decision.ratio import derive
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(300)]
+
+SERVICES = ("signals", "decision", "placement")
+START_MS = 1_780_000_020_000
+RATIO = {"prefill": 1, "decode": 2}
+SPEC = """
+service: chat
+fleet: FLEET
+mode: active
+roles:
+  prefill: {min: 1, max: 6, gpus: 8, gpu_types: [{type: H20}]}
+  decode: {min: 2, max: 12, gpus: 8, gpu_types: [{type: H20}]}
+ratio: {prefill: 1, decode: 2}
+window: {size: 60s, hop: 30s, interval: 10s, allowed_lateness: 0s, silence: 30s}
+signals:
+  - {metric: decode_tps, role: decode, target: 1000}
+behavior:
+  scale_out: {cooldown: 30s}
+  scale_in: {stabilization: 60s, cooldown: 60s, soft: {observe: 60s}}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> Iterator[Fleet]:
+    """A fresh prefix with topics, a fleet of 24 nodes in two s2 and the spec applied; no service runs yet."""
+    fleet = f"fleet-{prefix}"
+    environment = {
+        "HETEROSCALE_KAFKA": kafka,
+        "HETEROSCALE_REDIS": redis_url,
+        "HETEROSCALE_PREFIX": prefix,
+        "HETEROSCALE_TICKER": "off",
+        "HETEROSCALE_FLEET": fleet,
+    }
+    rows = [
+        f"  - {{node: {s1}-{n}, gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: {s1[0].upper()}, s1: {s1}}}, state: ready}}"
+        for s1 in ("a1", "a2", "b1", "b2")
+        for n in range(6)
+    ]
+    (tmp_path / "fleet.yaml").write_text(f"fleet: {fleet}\nnodes:\n" + "\n".join(rows) + "\n")
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("FLEET", fleet))
+    with Fleet(environment, tmp_path) as processes:
+        processes.run("topics", "create", "--keep-forever")
+        processes.run("fleet", "import", "fleet.yaml")
+        asyncio.run(set_clock(kafka, prefix))
+        processes.run("apply", "spec.yaml")
+        yield processes
+
+
+async def set_clock(kafka: str, prefix: str) -> None:
+    """The first tick: from here on the records' time is the test's."""
+    log = await open_log(BusSettings(kafka=kafka))
+    name = topic_name(prefix, Topic.TELEMETRY)
+    tick = codec.encode(Tick(at_ms=START_MS))
+    await log.append([Entry(name, None, tick, START_MS, partition) for partition in range(CATALOGUE[Topic.TELEMETRY].partitions)])
+    await log.close()
+
+
+@asynccontextmanager
+async def plant_of(world: Fleet) -> AsyncIterator[Plant]:
+    """The engines of the service, on the same log."""
+    log = await open_log(BusSettings(kafka=world.environment["HETEROSCALE_KAFKA"]))
+    plant = Plant(
+        log,
+        world.environment["HETEROSCALE_PREFIX"],
+        "chat",
+        world.environment["HETEROSCALE_FLEET"],
+        START_MS + 10_000,
+        START_MS + 60_000,
+        {"decode": 1_500.0, "prefill": 9_000.0},
+    )
+    try:
+        yield plant
+    finally:
+        await plant.close()
+        await log.close()
+
+
+def assert_sound(world: Fleet, plant: Plant) -> None:
+    """PAIR, NO-OVERLAP and NO-LEAK as the topics and Redis show them."""
+    for decision in plant.decisions:
+        replicas = {role: after.replicas for role, after in decision.after.items()}
+        assert replicas == derive(replicas["decode"], RATIO, "decode"), decision.id
+    for placement in plant.placements:
+        held: dict[str, int] = {}
+        for group in placement.groups:
+            for instance in group.instances:
+                for node, gpus in instance.nodes.items():
+                    held[node] = held.get(node, 0) + gpus
+        assert all(gpus <= 8 for gpus in held.values()), placement
+    world.run("inventory", "check")
+    assert world.run("dead-letters", "list", "--json").strip() == ""
+
+
+def test_a_load_step_becomes_reserved_nodes_and_comes_back(world: Fleet) -> None:
+    """A spec gives the minimum; a load step gives a pair of each; nodes are reserved and acknowledged; the fall drains softly."""
+    for name in SERVICES:
+        world.start(name)
+
+    async def scenario() -> None:
+        async with plant_of(world) as plant:
+            await plant.settle()
+            assert plant.count() == {"prefill": 1, "decode": 2}
+            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            await plant.hop()
+            await plant.hop()
+            await plant.settle()
+            assert plant.count() == {"prefill": 2, "decode": 4}
+            assert plant.assignment is not None
+            assert len({group.domain.s2 for group in plant.assignment.groups}) == 1
+            plant.demand = {"decode": 1_500.0, "prefill": 9_000.0}
+            actions = [(await plant.hop()).action for _ in range(12)]
+            assert Action.SCALE_IN in actions
+            assert Action.FINALIZE in actions
+            await plant.settle()
+            assert plant.count() == {"prefill": 1, "decode": 2}
+            assert_sound(world, plant)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("victim", SERVICES)
+def test_the_loop_goes_on_after_kill_9(world: Fleet, victim: str) -> None:
+    """kill -9 of a service under load, then a new process: the next windows are decided and placed, nothing twice."""
+    running = {name: world.start(name, extra={"HETEROSCALE_SESSION_TIMEOUT_MS": "6000"}) for name in SERVICES}
+
+    async def scenario() -> None:
+        async with plant_of(world) as plant:
+            await plant.settle()
+            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            running[victim].signal(signal.SIGKILL)
+            running[victim].process.wait()
+            world.start(victim, wait=False)
+            await plant.hop()
+            await plant.hop()
+            await plant.settle()
+            assert plant.count() == {"prefill": 2, "decode": 4}
+            at_ms = [decision.at_ms for decision in plant.decisions]
+            assert sorted(set(at_ms)) == list(range(at_ms[0], at_ms[-1] + 1, 30_000))
+            by_window = {(decision.at_ms, decision.id) for decision in plant.decisions}
+            assert len(by_window) == len(set(at_ms)), "two decisions for one window"
+            assert_sound(world, plant)
+
+    asyncio.run(scenario())
+
+
+def test_a_zombie_placement_worker_is_refused_by_its_fence(world: Fleet) -> None:
+    """A worker paused past its session, then resumed, changes nothing that the new one planned."""
+    for name in ("signals", "decision"):
+        world.start(name)
+    zombie = world.start("placement", extra={"HETEROSCALE_SESSION_TIMEOUT_MS": "6000"})
+
+    async def scenario() -> None:
+        async with plant_of(world) as plant:
+            await plant.settle()
+            zombie.signal(signal.SIGSTOP)
+            world.start("placement", wait=False)
+            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            await plant.hop()
+            await plant.hop()
+            await plant.settle()
+            zombie.signal(signal.SIGCONT)
+            plant.demand = {"decode": 5_700.0, "prefill": 30_000.0}
+            await plant.hop()
+            await plant.hop()
+            await plant.settle()
+            assert plant.count() == {"prefill": 3, "decode": 6}
+            sequence = [placement.seq for placement in plant.placements]
+            assert len(set(sequence)) == len(sequence), "a placement was written twice under one sequence"
+            assert_sound(world, plant)
+
+    asyncio.run(scenario())
+
+
+def test_the_topics_tell_the_story_by_hand(world: Fleet) -> None:
+    """One decision can be followed with the command line alone: window, command, placement, acknowledgement."""
+    for name in SERVICES:
+        world.start(name)
+
+    async def scenario() -> Plant:
+        async with plant_of(world) as plant:
+            await plant.settle()
+            return plant
+
+    plant = asyncio.run(scenario())
+    story: dict[str, list[dict[str, object]]] = {}
+    for topic in ("signals", "decisions", "commands", "placements", "actuations"):
+        lines = world.run("topics", "tail", f"{topic}.v1", "--last", "100000", "--json").splitlines()
+        story[topic] = [json.loads(line)["value"] for line in lines]
+    first = next(decision for decision in story["decisions"] if decision["command_id"] is not None)
+    assert any(window["end_ms"] == first["at_ms"] for window in story["signals"])
+    assert any(command["id"] == first["command_id"] for command in story["commands"])
+    assert any(placement["command_id"] == first["command_id"] for placement in story["placements"])
+    assert {acknowledged["instance"] for acknowledged in story["actuations"]} == set(plant.engines)
