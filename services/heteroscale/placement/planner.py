@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from heteroscale.contracts.names import ServiceName
 from heteroscale.placement import answer, cycle, placing, victims
 from heteroscale.placement.book import Book
 from heteroscale.placement.model import Planned, Request, Snapshot
@@ -33,25 +34,33 @@ REPAIRS_CYCLE_MAX = 32
 REORDERED_MAX = 32
 """Cycles with more requests than this are not planned in another order."""
 
-REORDERS_MAX = 3
-"""Other orders tried, each with what failed so far first among its equals."""
+REORDERS_MAX = 2
+"""Other orders tried for one cycle."""
+
+SMALL_CYCLE = 8
+"""Up to so many requests, every service is tried as the first among its equals."""
 
 
 def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
     """Plan all requests on one snapshot; the answers come in the order of the requests. Dry runs are planned last and hold nothing."""
     best = _run(snapshot, requests, frozenset())
-    if len(requests) > REORDERED_MAX:
-        return best
-    first: frozenset[str] = frozenset()
-    for _ in range(REORDERS_MAX):
-        failed = frozenset(one.service for one in best if not one.dry_run and answer.repairable(one.reason))
-        if not failed - first:
-            break
-        first |= failed
+    for first in _other_orders(best):
         again = _run(snapshot, requests, first)
         if _worth(requests, again) > _worth(requests, best):
             best = again
     return best
+
+
+def _other_orders(answers: Sequence[Planned]) -> list[frozenset[ServiceName]]:
+    """Services to put first among their equals, where something failed and something else took GPUs."""
+    real = sorted({one.service for one in answers if not one.dry_run})
+    failed = sorted({one.service for one in answers if one.shortfall and not one.dry_run})
+    took = any(one.taken and not one.dry_run for one in answers)
+    if not failed or not took or not 1 < len(real) <= REORDERED_MAX:
+        return []
+    tries = [frozenset(failed), *(frozenset({service}) for service in [*failed, *real])]
+    distinct = list(dict.fromkeys(tries))
+    return distinct if len(real) <= SMALL_CYCLE else distinct[:REORDERS_MAX]
 
 
 def _worth(requests: Sequence[Request], answers: Sequence[Planned]) -> list[int]:
