@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from heteroscale.contracts.actuations import ActuationKind
@@ -9,6 +11,7 @@ from heteroscale.contracts.commands import Adoption
 from heteroscale.contracts.fleet import NodeAt, NodeState
 from heteroscale.contracts.placements import DegradedReason, InstanceState, PlacementStatus
 from heteroscale.placement.inventory.entries import Quarantine, Standing
+from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
 from support.gangs import node
 from support.placement_driver import Driver, command
 
@@ -273,3 +276,39 @@ def test_the_same_records_give_the_same_bytes() -> None:
         return driver.payloads
 
     assert play() == play()
+
+
+def test_a_conflict_is_planned_again_and_recorded() -> None:
+    """The fleet changed between read and write: the gang is refused with the node, planned elsewhere, and a replay can know."""
+    driver = fleet(4)
+    nodes = driver.inventory._fleets["default"].nodes
+    taken = "n0"
+    nodes[taken] = msgspec.structs.replace(nodes[taken], standing=Standing.CORDONED)
+    carried = driver.cycle(command())
+    assert taken not in {name for one in driver.instances() for name in one.nodes}
+    assert 3 == len(driver.instances())
+    inputs = driver.newest().inputs
+    assert inputs is not None
+    assert ([taken], 1) == ([one.node for one in inputs.conflicts], carried.conflicts)
+
+
+def test_a_command_that_is_refused_again_and_again_is_kept() -> None:
+    """After three refusals it is taken in without a reservation, and placed as soon as the inventory agrees."""
+    driver = fleet(3)
+    whole = driver.inventory.apply
+
+    async def stubborn(gangs: Sequence[Gang]) -> list[Outcome]:
+        return [Outcome(verdict=Verdict.CONFLICT, node="n1") if gang.takes else (await whole([gang]))[0] for gang in gangs]
+
+    driver.inventory.apply = stubborn  # type: ignore[method-assign] # a refusal that no fleet explains
+    driver.cycle(command())
+    inputs = driver.newest().inputs
+    assert inputs is not None
+    assert (PlacementStatus.UNPLACED, {"prefill": 1, "decode": 2}, 4) == (
+        driver.newest().status,
+        driver.newest().shortfall,
+        len(inputs.conflicts),
+    )
+    driver.inventory.apply = whole  # type: ignore[method-assign] # it agrees again
+    driver.cycle(command(after_ms=1))
+    assert (3, {}) == (len(driver.instances()), driver.newest().shortfall)

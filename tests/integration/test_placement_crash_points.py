@@ -1,0 +1,128 @@
+"""The worker dies at every step of a cycle (docs/inventory.md lists them); the next one finishes it, and the books are right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from heteroscale.bus.log import Entry, Log
+from heteroscale.contracts.actuations import ActuationKind
+from heteroscale.contracts.placements import PlacementStatus
+from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.placement import app
+from heteroscale.placement.inventory.gang import Gang, Outcome
+from heteroscale.placement.inventory.memory import MemoryInventory
+from heteroscale.placement.settings import PlacementSettings
+from heteroscale.runtime.context import Context
+from heteroscale.runtime.health import Health
+from support.gangs import node
+from support.placement_driver import command
+from support.placement_stage import Stage, instances
+
+AtEnd = list[Callable[[], Awaitable[None]]]
+GPUS = {f"n{at}": 8 for at in range(9)}
+PREFIX = "heteroscale"
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the service may catch it."""
+
+
+class Doomed(MemoryInventory):
+    """Dies at `point` the next time it is passed; what was written until then stays."""
+
+    point: str | None = None
+
+    def pass_by(self, point: str) -> None:
+        """Die here, if this is the point."""
+        if self.point == point:
+            self.point = None
+            raise Killed
+
+    async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
+        """Before, in the middle of, or after the scripts of a cycle."""
+        if not gangs:
+            return []
+        self.pass_by("before apply")
+        outcomes = await super().apply(gangs[:1])
+        self.pass_by("between two gangs")
+        outcomes += await super().apply(gangs[1:])
+        self.pass_by("after apply, before the log")
+        return outcomes
+
+    async def acknowledge(self, fleet: str, entries: Sequence[str]) -> None:
+        """After the log has it."""
+        self.pass_by("after the log, before out is acknowledged")
+        await super().acknowledge(fleet, entries)
+        self.pass_by("before the commit")
+
+
+class Watched:
+    """A log whose appends to placements.v1 may be the last thing a worker does."""
+
+    def __init__(self, log: Log, inventory: Doomed) -> None:
+        self._log = log
+        self._inventory = inventory
+
+    async def append(self, entries: Sequence[Entry]) -> list[int]:
+        """Half of the batch is on the log when it dies."""
+        ours = any(entry.topic == topic_name(PREFIX, Topic.PLACEMENTS) for entry in entries)
+        if ours and self._inventory.point == "half published":
+            await self._log.append(entries[: len(entries) // 2])
+            self._inventory.pass_by("half published")
+        return await self._log.append(entries)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+POINTS = [
+    "before apply",
+    "between two gangs",
+    "after apply, before the log",
+    "half published",
+    "after the log, before out is acknowledged",
+    "before the commit",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, memory_log: Log, at_end: AtEnd) -> None:
+    """ONCE, NOTHING-LOST: two commands of one batch are placed exactly once each, and acknowledgements are not lost."""
+    inventory = Doomed()
+    stage = Stage(memory_log, PREFIX)
+    at_end.append(stage.close)
+    await stage.build(*(node(name) for name in GPUS))
+    stage.start(inventory)
+    before = await stage.answer(command(service="old"))
+    await stage.stop()
+    inventory.point = point
+    await stage.send(command(service="a", after_ms=1), command(service="b", after_ms=2))
+    await stage.acknowledge(before, ActuationKind.READY)
+    await dies(stage, memory_log, inventory)
+    stage.start(inventory)
+    third = await stage.answer(command(service="old", revision=2, after_ms=3))
+    await asyncio.sleep(0.1)
+    await stage.stop()
+    assert PlacementStatus.CONVERGED is third.status
+    assert [] == await stage.judged(inventory, GPUS)
+    image = await inventory.read("default")
+    assert image is not None
+    newest = {one.service: one for one in sorted(stage.placements, key=lambda one: (one.gen, one.seq or 0))}
+    assert {"old": 3, "a": 3, "b": 3} == {name: len(instances(one)) for name, one in newest.items()}
+    assert 9 == len(image.instances)
+    assert 0 == await inventory.outbox_size("default")
+
+
+async def dies(stage: Stage, log: Log, inventory: Doomed) -> None:
+    """Run a worker until the point kills it."""
+    watched: Any = Watched(log, inventory)
+    context = Context(log=watched, prefix=stage.prefix, health=Health())
+    settings = PlacementSettings(group=f"{stage.prefix}-placement", poll_ms=50)
+    worker = app.serve(context, settings, inventory)
+    with pytest.raises(Killed):
+        async with asyncio.timeout(10):
+            await worker
