@@ -135,7 +135,8 @@ def _with_tracks(scene: Scene, law: LawState, roles: Mapping[RoleName, RoleState
 def _mirror(scene: Scene, law: LawState, role: RoleName) -> RoleState:
     """Shadow mode commands nothing: the count is what runs, whoever started it."""
     state, total = law.roles[role], running(scene, role)
-    foreign = max(0, total - placed(law, role).existing) if scene.places and scene.setting.cold_start else 0
+    known = scene.places and (law.placement is not None or scene.setting.cold_start)
+    foreign = max(0, total - placed(law, role).existing) if known else 0
     return msgspec.structs.replace(state, commanded=total - foreign, foreign=foreign, draining=0)
 
 

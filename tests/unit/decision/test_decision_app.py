@@ -13,6 +13,7 @@ import pytest
 from heteroscale.bus import catalogue, scan
 from heteroscale.bus.log import Entry, Log, Record
 from heteroscale.bus.memory import MemoryLog
+from heteroscale.bus.partitioning import partition_of
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.decision_state import DecisionState
@@ -20,7 +21,9 @@ from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Retryable
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.topics import Topic, topic_name
-from heteroscale.decision import app
+from heteroscale.decision import app, order
+from heteroscale.decision.controller import ServiceState, Source
+from heteroscale.decision.memory import Memory
 from heteroscale.decision.settings import DecisionSettings
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
@@ -256,3 +259,42 @@ async def test_desired_counts_are_told_for_own_actuators() -> None:
     context.stop.set()
     await task
     assert {"service": "chat", "role": "decode", "desired": 4, "draining": 0, "serving": 4} == told
+
+
+async def test_cold_start_reads_placements_older_than_where_others_go_on() -> None:
+    """A service whose state was lost finds its Placement, though its neighbours resume behind it."""
+    log = await fresh(["chat", "a"])
+    lost = lawbook.placement(3, seq=1, counts={"decode": {"ready": 6}, "prefill": {"ready": 3}})
+    spec = lawbook.spec()
+    await log.append([Entry(name(Topic.SPECS), b"chat", codec.encode(spec), START_MS)])
+    partition = scan_partition("chat")
+    await log.append([Entry(name(Topic.PLACEMENTS), b"chat", codec.encode(lost), START_MS, partition)])
+    neighbour = codec.convert(type(lost), codec.to_document(lost) | {"service": "a"})
+    await log.append([Entry(name(Topic.PLACEMENTS), b"a", codec.encode(neighbour), START_MS, partition)])
+    states = Memory(log, PREFIX)
+    states.specs["a"] = (spec, Source("specs", 1))
+    states.states["a"] = ServiceState("a", spec, inputs={f"{name(Topic.PLACEMENTS)}-{partition}": 2})
+    states.held = {partition}
+    await states.complete("chat")
+    view = states.states["chat"].law.placement
+    assert view is not None
+    assert 6 == view.roles["decode"].ready
+
+
+def scan_partition(service: str) -> int:
+    """The partition of a service."""
+    return partition_of(service.encode(), 12)
+
+
+def test_order_is_by_time_and_never_against_a_partition() -> None:
+    """Placements go before the windows of a later time; offsets of one partition stay in order whatever their stamps say."""
+    signals, placements = name(Topic.SIGNALS), name(Topic.PLACEMENTS)
+    given = [
+        Record(signals, 0, 5, 200, b"a", b""),
+        Record(signals, 0, 6, 150, b"a", b""),
+        Record(placements, 0, 1, 200, b"a", b""),
+        Record(placements, 0, 2, 300, b"a", b""),
+        Record(signals, 1, 9, 100, b"b", b""),
+    ]
+    ordered = [(record.topic == placements, record.partition, record.offset) for record in order.by_time(given)]
+    assert [(False, 1, 9), (True, 0, 1), (False, 0, 5), (False, 0, 6), (True, 0, 2)] == ordered
