@@ -47,11 +47,11 @@ def large(nodes: int, seed: int) -> Snapshot:
 
 
 def gangs(count: int, seed: int) -> list[Request]:
-    """New services of 1 to 4 units at 1:2 or 1:3, whole nodes or halves, a third of them on two types."""
+    """New services of 1 or 2 units at 1:2 or 1:3 (3 to 8 instances), whole nodes or halves, a third of them on two types."""
     draw = np.random.default_rng(seed)
     made = []
     for at in range(count):
-        share, units, size = int(draw.integers(2, 4)), int(draw.integers(1, 5)), int(draw.choice([4, 8, 8, 8, 16]))
+        share, units, size = int(draw.integers(2, 4)), int(draw.integers(1, 3)), int(draw.choice([4, 8, 8, 8, 16]))
         main = str(draw.choice(["H20", "L20", "H800"]))
         types = (
             [GpuChoice(type=main)] if draw.random() < 2 / 3 else [GpuChoice(type=main), GpuChoice(type="H20" if main != "H20" else "L20")]
