@@ -148,7 +148,8 @@ async def _republish_behind(with_: TakeOver, taken: FleetState) -> int:
     seen = {name: (found.gen, found.seq) for name, found in with_.placements.of(taken.fleet).items()}
     rows: list[tuple[ServiceName, bytes]] = []
     for service, known in sorted(taken.services.items()):
-        if seen.get(service, (0, 0)) < (taken.gen, known.entry.seq):
+        elsewhere = (found := with_.placements.newest.get(service)) is not None and found.fleet != taken.fleet
+        if not elsewhere and seen.get(service, (0, 0)) < (taken.gen, known.entry.seq):
             draft = Draft.of(service, known)
             inputs = PlacementInputs(cycle=taken.cycle)
             again = record.real(draft, taken.gen, taken.now_ms, inputs, seq=known.entry.seq)
