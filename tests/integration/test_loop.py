@@ -10,17 +10,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.plant import Plant
-from support.processes import Fleet
 
 from heteroscale.bus.connect import open_log
-from heteroscale.bus.settings import BusSettings
 from heteroscale.bus.log import Entry
+from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Action
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.decision.ratio import derive
+from support.plant import Plant
+from support.processes import Fleet
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(300)]
 
@@ -144,7 +144,7 @@ def test_a_load_step_becomes_reserved_nodes_and_comes_back(world: Fleet) -> None
 
 @pytest.mark.parametrize("victim", SERVICES)
 def test_the_loop_goes_on_after_kill_9(world: Fleet, victim: str) -> None:
-    """kill -9 of a service under load, then a new process: the next windows are decided and placed, nothing twice."""
+    """After kill -9 of a service under load, and a new process: the next windows are decided and placed, nothing twice."""
     running = {name: world.start(name, extra={"HETEROSCALE_SESSION_TIMEOUT_MS": "6000"}) for name in SERVICES}
 
     async def scenario() -> None:

@@ -32,7 +32,7 @@ class Engine:
 
 @dataclass(slots=True)
 class Plant:
-    """Follows one service, whose first window ends at `first_end_ms`. `demand` maps a role to its tokens/s, shared evenly by those that serve."""
+    """Follows one service, whose first window ends at `first_end_ms`. `demand`: tokens/s of each role, shared by those that serve."""
 
     log: Log
     prefix: str
