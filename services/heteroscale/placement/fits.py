@@ -72,7 +72,8 @@ def _of_types(view: View, types: frozenset[int], inside: list[tuple[Shape, int]]
     found: list[Condition] = []
     for size in sorted(items, reverse=True):
         need = sum(count * (other // size) for other, count in items.items() if other >= size)
-        slots: Vector = sum((view.slots(code, size) for code in sorted(types)), start=np.zeros(ledger.pools, dtype=np.int64))
+        vectors = [view.slots(code, size) for code in sorted(types)]
+        slots: Vector = vectors[0] if len(vectors) == 1 else np.add.reduce(vectors)
         found.append(Condition(slots, need, size))
     return found
 

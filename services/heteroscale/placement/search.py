@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,10 @@ TRIES_LARGE_MAX = 2
 """The same where there are many domains to choose from."""
 
 DOMAINS_MANY = 12
+
+
+Wanted: TypeAlias = tuple[Needs, list[fits.Condition]]
+"""Needs with their conditions."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,10 +70,11 @@ def cost_of(fill: Fill, begun: Sequence[int] = ()) -> Cost:
 
 def find(blank: Fill, needs: Needs, level: Level) -> Found | None:
     """The cheapest way to seat the needs inside one domain of the level; None if there is none."""
-    found = _in_one_s1(blank, needs)
+    conditions = fits.conditions(blank.view, blank.demand.shapes, needs)
+    found = _in_one_s1(blank, needs, conditions)
     for wider in (Level.S2, Level.CLUSTER):
         if WIDTH[wider] <= WIDTH[level]:
-            found = _wider(blank, needs, wider, found)
+            found = _wider(blank, (needs, conditions), wider, found)
     return found
 
 
@@ -127,9 +133,9 @@ def domains_for(view: fits.View, demand: Demand, needs: Needs, level: Level) -> 
     return int(fits.holds(view.ledger, fits.conditions(view, demand.shapes, needs), level).sum())
 
 
-def _in_one_s1(blank: Fill, needs: Needs) -> Found | None:
+def _in_one_s1(blank: Fill, needs: Needs, conditions: list[fits.Condition]) -> Found | None:
     ledger, shapes = blank.view.ledger, blank.demand.shapes
-    possible = fits.holds(ledger, fits.conditions(blank.view, shapes, needs), Level.S1)
+    possible = fits.holds(ledger, conditions, Level.S1)
     s1s = np.flatnonzero(possible)
     if not len(s1s):
         return None
@@ -153,16 +159,16 @@ def _in_one_s1(blank: Fill, needs: Needs) -> Found | None:
     return best
 
 
-def _wider(blank: Fill, needs: Needs, level: Level, best: Found | None) -> Found | None:
+def _wider(blank: Fill, wanted: Wanted, level: Level, best: Found | None) -> Found | None:
     """The cheaper of `best` and the best fill over several s1 of a domain of this level."""
     if best is not None and (best.cost.ranks, best.cost.pool) == (0, 0):
         return best
     tries = TRIES_MAX if len(blank.view.ledger.topology.levels[level]) <= DOMAINS_MANY else TRIES_LARGE_MAX
     successes = 0
-    for bound, s1s in _candidates(blank, needs, level, best):
+    for bound, s1s in _candidates(blank, wanted, level, best):
         if best is not None and (successes >= tries or (best.cost.ranks, best.cost.pool, best.cost.touched) < bound[:3]):
             break
-        fill = into_many(blank, s1s, needs)
+        fill = into_many(blank, s1s, wanted[0])
         if fill is None:
             continue
         successes += 1
@@ -173,15 +179,17 @@ def _wider(blank: Fill, needs: Needs, level: Level, best: Found | None) -> Found
 
 
 def _candidates(
-    blank: Fill, needs: Needs, level: Level, best: Found | None
+    blank: Fill, wanted: Wanted, level: Level, best: Found | None
 ) -> Iterator[tuple[tuple[int, int, int], npt.NDArray[np.int64]]]:
     """Domains with a lower bound of their cost, in the order of the bound, then of structure."""
     ledger, shapes = blank.view.ledger, blank.demand.shapes
-    conditions = fits.conditions(blank.view, shapes, needs)
+    needs, conditions = wanted
     pool = ledger.topology.pool
     found: list[tuple[int, int, int]] = []
     least: dict[int, int] = {}
     for worst in (0, 1, 2):
+        if best is not None and best.cost.ranks == 0 and worst >= best.cost.pool:
+            break
         mask: Mask = pool <= worst
         domains = np.flatnonzero(fits.holds(ledger, conditions, level, mask))
         if not len(domains):

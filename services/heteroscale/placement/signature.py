@@ -42,6 +42,8 @@ class Signatures:
         self._s0_first = topology.levels[Level.S0].first
         self._s1_first = topology.levels[Level.S1].first
         self._s0_of_s1 = topology.levels[Level.S0].of[self._s1_first[:-1]]
+        self._s1_of_s2 = topology.levels[Level.S1].of[topology.levels[Level.S2].first[:-1]]
+        self._s2_of_cluster = topology.levels[Level.S2].of[topology.levels[Level.CLUSTER].first[:-1]]
         self._s1: Words | None = None
         self._dirty: set[int] = set()
         self._s2: Words = np.zeros(0, dtype=np.uint64)
@@ -93,21 +95,25 @@ class Signatures:
             s0 = mix(np.add.reduceat(self._leaves(avail, 0, len(avail)), self._s0_first[:-1]))
             self._s1 = mix(np.add.reduceat(s0, self._s0_of_s1))
         else:
-            for s1 in self._dirty:
-                first, last = int(self._s1_first[s1]), int(self._s1_first[s1 + 1])
-                low = int(self._s0_of_s1[s1])
-                high = int(self._s0_of_s1[s1 + 1]) if s1 + 1 < len(self._s0_of_s1) else len(self._s0_first) - 1
-                s0 = mix(np.add.reduceat(self._leaves(avail, first, last), self._s0_first[low:high] - first))
-                self._s1[s1 : s1 + 1] = mix(s0.sum(keepdims=True))
+            self._renew(avail, self._s1)
         self._dirty.clear()
-        topology = self._topology
         words = mix(self._s1)
-        self._s2 = np.zeros(len(topology.levels[Level.S2]), dtype=np.uint64)
-        np.add.at(self._s2, topology.s2_of_s1, words)
-        cluster_of_s2 = topology.levels[Level.CLUSTER].of[topology.levels[Level.S2].first[:-1]]
-        self._cluster = np.zeros(len(topology.levels[Level.CLUSTER]), dtype=np.uint64)
-        np.add.at(self._cluster, cluster_of_s2, mix(self._s2))
+        self._s2 = np.add.reduceat(words, self._s1_of_s2)
+        self._cluster = np.add.reduceat(mix(self._s2), self._s2_of_cluster)
         return self._s1
+
+    def _renew(self, avail: npt.NDArray[np.int64], s1_words: Words) -> None:
+        """The words of the s1 that changed, all of them in one go."""
+        changed = sorted(self._dirty)
+        racks = self._s0_of_s1
+        ends = [int(racks[s1 + 1]) if s1 + 1 < len(racks) else len(self._s0_first) - 1 for s1 in changed]
+        s0s = [s0 for s1, end in zip(changed, ends, strict=True) for s0 in range(int(racks[s1]), end)]
+        sizes = [int(self._s0_first[s0 + 1] - self._s0_first[s0]) for s0 in s0s]
+        nodes = np.concatenate([np.arange(self._s1_first[s1], self._s1_first[s1 + 1]) for s1 in changed])
+        leaves = mix(self.nodes[nodes] ^ mix(avail[nodes].astype(np.uint64)))
+        s0 = mix(np.add.reduceat(leaves, np.cumsum([0, *sizes[:-1]])))
+        counts = [end - int(racks[s1]) for s1, end in zip(changed, ends, strict=True)]
+        s1_words[changed] = mix(np.add.reduceat(s0, np.cumsum([0, *counts[:-1]])))
 
     def _leaves(self, avail: npt.NDArray[np.int64], first: int, last: int) -> Words:
         return mix(self.nodes[first:last] ^ mix(avail[first:last].astype(np.uint64)))
