@@ -133,15 +133,41 @@ async def test_a_lost_inventory_is_rebuilt_from_the_log(world: tuple[Log, Invent
     assert [] == await stage.judged(inventory, GPUS)
 
 
+async def test_a_standby_takes_over(world: tuple[Log, Inventory], prefix: str, at_end: AtEnd) -> None:
+    """Two workers of one group share the partitions; when one leaves, the other goes on with its fleet, under a higher fence."""
+    log, inventory = world
+    stage = await staged(log, prefix, at_end)
+    stage.start(inventory)
+    before = await stage.answer(command())
+    stage.start(inventory)
+    await asyncio.sleep(1.0)
+    await stage.answer(command(after_ms=1))
+    (first, context), *_ = stage.workers.items()
+    context.stop.set()
+    await first
+    del stage.workers[first]
+    began = time.perf_counter()
+    after = await stage.answer(command(2, revision=2, after_ms=2))
+    assert time.perf_counter() - began < 10
+    assert {one.id for one in instances(before)} <= {one.id for one in instances(after)}
+    await stage.stop()
+    assert [] == await stage.judged(inventory, GPUS)
+
+
 async def test_bad_records_go_to_dead_letters_and_the_rest_goes_on(world: tuple[Log, Inventory], prefix: str, at_end: AtEnd) -> None:
     """NOTHING-LOST: junk between two commands; both are placed."""
     log, inventory = world
     stage = await staged(log, prefix, at_end)
     stage.start(inventory)
-    await log.append([Entry(topic_name(prefix, Topic.COMMANDS), b"default", b"junk", 1)])
+    await log.append(
+        [Entry(topic_name(prefix, Topic.COMMANDS), b"default", b"junk", 1), Entry(topic_name(prefix, Topic.FLEET), b"nowhere", b"{}", 1, 0)]
+    )
     await stage.answer(command(after_ms=1))
+    await stage.answer(command(after_ms=2))
     letters = [letter.dead_letter async for letter in dead_letters.read(log, prefix)]
-    assert [("undecodable", "placement")] == [(letter.code, letter.stage) for letter in letters]
+    assert {("undecodable", "commands.v1"), ("key", "fleet.v1")} == {
+        (letter.code, letter.topic.removeprefix(f"{prefix}.")) for letter in letters
+    }
     await stage.stop()
     assert [] == await stage.judged(inventory, GPUS)
 
