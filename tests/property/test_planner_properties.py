@@ -127,7 +127,7 @@ def test_order_and_names_change_no_verdict(fleet: tuple[list[FleetNode], dict[st
     names = {one.node: f"m{number}" for one, number in zip(nodes, numbers, strict=False)}
     pods = {f"p{at}": f"q{number}" for at, number in enumerate(numbers[:10])}
     spines = dict(zip(("S0", "S1"), random.sample(["X", "Y"], 2), strict=True))
-    racks = {None: None, **dict(zip(("r0", "r1"), random.sample(["y0", "y1"], 2), strict=True))}
+    racks: dict[str | None, str | None] = {None: None, **dict(zip(("r0", "r1"), random.sample(["y0", "y1"], 2), strict=True))}
     renamed = [
         msgspec.structs.replace(
             one,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.placements import InstanceState
@@ -68,46 +69,69 @@ def _in_order(book: Book, demand: Demand) -> list[GroupBook]:
     return sorted(book.groups, key=lambda group: (not degraded(group), -pools[id(group)], size(group), group.id))
 
 
+@dataclass(slots=True)
+class _Stock:
+    """Ready replicas by group, first victim first, and how many of each role are still to go."""
+
+    book: Book
+    left: Needs
+    victims: list[Seated] = field(default_factory=list)
+    _ready: dict[int, list[Member]] = field(default_factory=dict)
+
+    def of(self, group: GroupBook) -> list[Member]:
+        """What of a group is not picked yet."""
+        if id(group) not in self._ready:
+            self._ready[id(group)] = _by_value(self.book, group, Standing.READY)
+        return self._ready[id(group)]
+
+    def have(self, group: GroupBook, role: RoleName) -> int:
+        """Replicas of a role that are not picked yet."""
+        return sum(member.role == role for member in self.of(group))
+
+    def wanted(self, role: RoleName) -> int:
+        """Victims of a role still to be found."""
+        return max(0, self.left.get(role, 0))
+
+    def pick(self, group: GroupBook, role: RoleName, count: int) -> None:
+        """Make up to `count` of them victims."""
+        picked = [member for member in self.of(group) if member.role == role][: max(0, count)]
+        self._ready[id(group)] = [member for member in self.of(group) if member not in picked]
+        self.victims.extend((group, member) for member in picked)
+        self.left[role] = self.left.get(role, 0) - len(picked)
+
+    def beyond_ratio(self, group: GroupBook, role: RoleName, unit: Mapping[RoleName, int]) -> int:
+        """Replicas of a role that the group's other roles have no use for."""
+        others = [-(-self.have(group, name) // share) for name, share in unit.items() if name != role]
+        if role not in unit or not others:
+            return self.have(group, role)
+        return self.have(group, role) - max(others) * unit[role]
+
+
 def _ready_victims(book: Book, groups: Sequence[GroupBook], demand: Demand, left: Needs) -> list[Seated]:
     """Whole groups and whole units first, both roles of a group together; then what a group has beyond its ratio; then any."""
-    victims: list[Seated] = []
-    stock = {id(group): _by_value(book, group, Standing.READY) for group in groups}
-
-    def have(group: GroupBook, role: RoleName) -> int:
-        return sum(member.role == role for member in stock[id(group)])
-
-    def pick(group: GroupBook, role: RoleName, count: int) -> None:
-        picked = [member for member in stock[id(group)] if member.role == role][:count]
-        stock[id(group)] = [member for member in stock[id(group)] if member not in picked]
-        victims.extend((group, member) for member in picked)
-        left[role] = left.get(role, 0) - len(picked)
-
+    stock = _Stock(book, left)
     for group in groups:
-        roles = sorted({member.role for member in stock[id(group)]})
-        if roles and all(have(group, role) <= left.get(role, 0) for role in roles):
-            for role in roles:
-                pick(group, role, have(group, role))
-            continue
-        units = min((min(left.get(role, 0), have(group, role)) // share for role, share in demand.unit.items()), default=0)
-        for role, share in demand.unit.items():
-            pick(group, role, units * share)
+        _pick_together(stock, group, demand.unit)
     for role in sorted(left):
         for group in groups:
-            pick(group, role, max(0, min(left[role], _beyond_ratio(have, group, role, demand))))
+            stock.pick(group, role, min(stock.wanted(role), stock.beyond_ratio(group, role, demand.unit)))
         for group in groups:
-            pick(group, role, max(0, min(left[role], have(group, role) - 1)))
+            stock.pick(group, role, min(stock.wanted(role), stock.have(group, role) - 1))
         for group in groups:
-            pick(group, role, max(0, left[role]))
-    return victims
+            stock.pick(group, role, stock.wanted(role))
+    return stock.victims
 
 
-def _beyond_ratio(have: object, group: GroupBook, role: RoleName, demand: Demand) -> int:
-    """Replicas of a role that the group's other roles have no use for."""
-    counts: Mapping[RoleName, int] = {name: have(group, name) for name in demand.unit}  # type: ignore[operator]  # a local function
-    others = [-(-counts[name] // share) for name, share in demand.unit.items() if name != role]
-    if role not in demand.unit or not others:
-        return counts.get(role, 0)
-    return counts[role] - max(others) * demand.unit[role]
+def _pick_together(stock: _Stock, group: GroupBook, unit: Mapping[RoleName, int]) -> None:
+    """All of a group if all of it may go, else as many whole units as may."""
+    roles = sorted({member.role for member in stock.of(group)})
+    if all(stock.have(group, role) <= stock.wanted(role) for role in roles):
+        for role in roles:
+            stock.pick(group, role, stock.have(group, role))
+        return
+    units = min((min(stock.wanted(role), stock.have(group, role)) // share for role, share in unit.items()), default=0)
+    for role, share in unit.items():
+        stock.pick(group, role, units * share)
 
 
 def _by_value(book: Book, group: GroupBook, standing: Standing) -> list[Member]:
