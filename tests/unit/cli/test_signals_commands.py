@@ -100,3 +100,24 @@ def test_plot_draws_in_the_terminal_and_as_a_picture(command: CommandLine, tmp_p
     nothing = command("signals", "plot", "chat", "--metric", "kv_usage")
     assert 2 == nothing.exit_code
     assert "kv_usage" in nothing.stderr
+
+
+def test_real_vllm_pages_give_the_rates_computed_by_hand(command: CommandLine, tmp_path: Path) -> None:
+    """Two scrapes of a real vLLM, 20.056 s apart, both inside the window to …700 s.
+
+    generation_tokens went from 1691 to 5479, prompt_tokens from 5655 to 19526, none of them cached: over 60 s that is
+    3788 / 60 = 63.133333 decode tokens/s and 13871 / 60 = 231.183333 prefill tokens/s, all missed.
+    """
+    pages = Path(__file__).parents[2] / "data" / "metrics_pages"
+    lines = ['{"kind":"tick","at_ms":1795433600000}']
+    for number, at_ms in ((1, 1_795_433_671_033), (3, 1_795_433_691_089)):
+        page = str(pages / f"vllmcpu0320_scrape{number}.txt")
+        parsed = command("telemetry", "parse", page, "--service", "chat", "--instance", "v", "--at-ms", str(at_ms), "--json")
+        lines.append(parsed.stdout.strip())
+    path, spec = tmp_path / "telemetry.jsonl", tmp_path / "spec.yaml"
+    path.write_text("\n".join([*lines, '{"kind":"tick","at_ms":1795433720000}']))
+    spec.write_text(SPEC.replace("size: 30s, hop: 10s", "size: 60s, hop: 15s"))
+    windows = command.json("signals", "compute", str(path), "--spec", str(spec))
+    (decode,) = [window["roles"]["decode"] for window in windows if window["end_ms"] == 1_795_433_700_000]
+    assert (63.133333, 231.183333, 231.183333) == (decode["decode_tps"], decode["prefill_tps"], decode["prefill_missed_tps"])
+    assert 0 < decode["ttft_ms"]["count"]
