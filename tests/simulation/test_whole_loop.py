@@ -158,6 +158,16 @@ def test_simulate_ends_with_the_summary(files: list[str], policy: str) -> None:
     assert 0 <= last["slo_attainment"] <= last["ttft_attainment"] <= 1
 
 
+def test_any_interval_and_placement_can_be_played(files: list[str], tmp_path: Path) -> None:
+    """Samples fall on an interval that steps do not share; a spec without placement gets the default one, and a note says so."""
+    odd = SPEC.replace("interval: 10s", "interval: 3s, silence: 9s").replace(", silence: 30s", "") + "placement: none\n"
+    (tmp_path / "spec.yaml").write_text(odd)
+    done = CliRunner().invoke(cli, ["simulate", *files, "--json"])
+    assert 0 == done.exit_code, done.output
+    assert "default placement" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["slo_attainment"] > 0.5
+
+
 def test_simulate_refuses_what_makes_no_sense(files: list[str]) -> None:
     """Exit 2 and a message that names the option and what there is."""
     for extra, expected in ((["--policy", "magic"], "hpa-gpu"), (["--fault", "s1:nowhere@1m"], "a0"), (["--scale", "0"], "above 0")):

@@ -18,7 +18,7 @@ from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.fleet import FleetNode, NodeState, node_key
 from heteroscale.contracts.placements import Placement
-from heteroscale.contracts.spec import Mode, ServiceSpec
+from heteroscale.contracts.spec import Mode, PlacementSpec, ServiceSpec
 from heteroscale.contracts.telemetry import InstanceSample, Samples, Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.simulator import curves, fleet, service
@@ -97,8 +97,9 @@ class World:
     def advance(self, until_ms: int) -> Published:
         """Go on to `until_ms`; samples fall on multiples of each service's interval, the tick at the end."""
         samples: dict[str, list[InstanceSample]] = {name: [] for name in sorted(self.models)}
+        rhythms = sorted({STEP_MS, *(model.spec.window.interval.ms for model in self.models.values())})
         while self.now_ms < until_ms:
-            step_end = min(self.now_ms - self.now_ms % STEP_MS + STEP_MS, until_ms)
+            step_end = min(until_ms, *(self.now_ms - self.now_ms % every + every for every in rhythms))
             if step_end % STEP_MS == 0:
                 index = (step_end - self.scene.opens_at_ms) // STEP_MS - 1
                 for model in self.models.values():
@@ -169,7 +170,15 @@ def build(scene: Scene) -> World:
     """A world at rest at the scene's opening. Raises Rejected for faults that name nothing."""
     models = {}
     for index, (spec, traffic) in enumerate(zip(scene.specs, scene.traffic, strict=True)):
-        active = msgspec.structs.replace(spec, mode=Mode.ACTIVE, until=None, then=None, revision=1, applied_at_ms=scene.opens_at_ms)
+        active = msgspec.structs.replace(
+            spec,
+            mode=Mode.ACTIVE,
+            until=None,
+            then=None,
+            placement=PlacementSpec() if spec.placement == "none" else spec.placement,
+            revision=1,
+            applied_at_ms=scene.opens_at_ms,
+        )
         model = service.model_of(active, curves.choose(spec, scene.profile), traffic, STEP_MS / 1000, scene.seed * 1_000 + index)
         model.load = np.concatenate([_warm_up(traffic, scene.warmup_ms // STEP_MS), model.load])
         models[spec.service] = model
@@ -203,4 +212,6 @@ def _check(fault: Fault, nodes: Sequence[FleetNode]) -> None:
 
 def notes(scene: Scene) -> list[str]:
     """What a person should know of the curves: what is modelled and not measured."""
-    return sorted({note for spec in scene.specs for note in curves.choose(spec, scene.profile).notes})
+    found = {note for spec in scene.specs for note in curves.choose(spec, scene.profile).notes}
+    found |= {f"{spec.service}: placement is none; played with the default placement" for spec in scene.specs if spec.placement == "none"}
+    return sorted(found)
