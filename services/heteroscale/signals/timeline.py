@@ -93,7 +93,11 @@ class Timeline:
 
     @property
     def applied_at_ms(self) -> int | None:
-        """When the newest revision took hold, if it is one (not a tombstone, not unknown)."""
-        if not self._revisions or not self._revisions[-1][1].has_spec:
-            return None
-        return self._revisions[-1][0]
+        """Since when the service has had a spec without a break; null if it has none, or was let go."""
+        since_ms: int | None = None
+        for applied_at_ms, found in self._revisions:
+            if not found.has_spec:
+                since_ms = None
+            elif since_ms is None or applied_at_ms < since_ms:
+                since_ms = applied_at_ms
+        return since_ms

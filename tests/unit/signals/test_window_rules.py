@@ -309,3 +309,10 @@ def test_state_and_gauges_are_those_of_the_last_sample_before_the_end() -> None:
         record(sample("i", 0)), record(sample("i", 59, state="draining", running=1)), record(sample("i", 60, running=9)), tick(70)
     )
     assert (InstanceCounts(draining=1), 1.0) == (run.role(60).instances, run.role(60).running)
+
+
+def test_restart_after_a_spec_change_loses_no_window() -> None:
+    """A service without samples whose second revision is minutes old: its windows go on from the newest, not from that revision."""
+    specs = spec(applied_s=0), spec(revision=2, applied_s=980)
+    run = Run(*specs, newest={"chat": ms(975)}).feed(*ticks(300, 1_030))
+    assert [990.0, 1_005.0, 1_020.0] == run.ends_s()
