@@ -87,20 +87,22 @@ def _say_next(console: Console, servers: Servers, shown: Shown, *, keep: bool) -
     if servers.kafka is None or (servers.started and not keep):
         return
     console.print("\nWhere to look next:")
-    for line in next_commands(servers, shown.prefix):
+    for line in next_commands(servers, shown):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if shown.logs is not None:
         console.print(f"  logs of the services: {shown.logs}", markup=False, highlight=False, soft_wrap=True)
 
 
-def next_commands(servers: Servers, prefix: str) -> Sequence[str]:
+def next_commands(servers: Servers, shown: Shown) -> Sequence[str]:
     """Commands that work as they stand."""
-    where = f" --kafka {servers.kafka}" if servers.how["kafka"] == "given" else ""
-    lines = [
-        f"heteroscale topics describe --prefix {prefix}{where}",
-        f"heteroscale describe chat --prefix {prefix}{where}",
-        f"heteroscale topics tail decisions.v1 --prefix {prefix}{where}",
-    ]
+    log = f" --prefix {shown.prefix}" + (f" --kafka {servers.kafka}" if servers.how["kafka"] == "given" else "")
+    redis = f" --redis {servers.redis}" if servers.redis and servers.how["redis"] == "given" else ""
+    lines = [f"heteroscale topics describe{log}", f"heteroscale status{log}"]
+    moved = shown.played.closing.moved
+    if moved is not None:
+        lines += [f"heteroscale decisions show {moved.id}{log}", f"heteroscale placements show {moved.service}{log}"]
+    if servers.redis is not None:
+        lines.append(f"heteroscale inventory check{log}{redis}")
     if servers.started:
         lines.append("heteroscale servers down")
     return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heteroscale.bus.log import Log, Record, TopicPartition
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
-from heteroscale.contracts.decisions import Decision
+from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.errors import Broken
 from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.placements import InstanceState, Placement
@@ -27,13 +27,14 @@ READ_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """Everything the closing table shows. `faults` is empty when the run really worked."""
+    """Everything the closing table shows. `faults` is empty when the run really worked; `moved` is a decision worth a look."""
 
     summary: Summary
     services: dict[str, ServiceFigures]
     static: dict[str, StaticFleet]
     records: dict[str, int]
     faults: list[str]
+    moved: Decision | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +90,12 @@ async def close(log: Log, scene: Scene, models: Mapping[str, ServiceModel]) -> C
     faults += [f"{name}: no decision" for name, figure in figures.items() if not figure.decisions]
     if summary.pair_violations:
         faults.append(f"{summary.pair_violations} decisions or groups that do not keep the ratio")
-    return Closing(summary, figures, static, records, faults)
+    return Closing(summary, figures, static, records, faults, _newest_scale_out(tallies))
+
+
+def _newest_scale_out(tallies: Mapping[str, Tally]) -> Decision | None:
+    moves = [move for tally in tallies.values() for move in tally.decisions.values() if move.action is Action.SCALE_OUT]
+    return max(moves, key=lambda move: (move.at_ms, move.service), default=None)
 
 
 def counted_load(scene: Scene, model: ServiceModel) -> Floats:

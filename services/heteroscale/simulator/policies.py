@@ -13,7 +13,7 @@ import msgspec
 
 from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.decision import ratio
+from heteroscale.decision.law import ratio
 from heteroscale.simulator.curves import kind_of
 from heteroscale.simulator.pool import Kind
 from heteroscale.simulator.static import Day, smallest

@@ -16,7 +16,7 @@ from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Histogram, InstanceSample, Samples
-from heteroscale.decision import ratio
+from heteroscale.decision.law import ratio
 from heteroscale.simulator.service import slo_s
 
 MINUTE_MS = 60_000
