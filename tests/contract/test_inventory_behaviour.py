@@ -277,3 +277,11 @@ async def test_the_lease_names_its_holder(inventory: Inventory) -> None:
     """The first to ask holds it; another is told who."""
     assert "a" == await inventory.lease("default", "a", 10_000)
     assert "a" == await inventory.lease("default", "b", 10_000)
+
+
+async def test_another_workers_proposal_is_never_given_this_ones_answer(inventory: Inventory) -> None:
+    """Same service, seq, command and instance name, other nodes: it is another gang, so its worker does not publish what was not applied."""
+    fence = await built(inventory, node("n1"), node("n2"))
+    assert Verdict.APPLIED == (await one(inventory, Proposer("default", fence).gang({"i1": {"n1": 8}}))).verdict
+    newer = await inventory.take_fence("default")
+    assert Verdict.CONFLICT == (await one(inventory, Proposer("default", newer).gang({"i1": {"n2": 8}}))).verdict

@@ -18,7 +18,7 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Action
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from heteroscale.decision.ratio import derive
+from heteroscale.decision.law.ratio import derive
 from support.plant import Plant
 from support.processes import Fleet
 

@@ -19,7 +19,7 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState
-from heteroscale.decision.ratio import derive
+from heteroscale.decision.law.ratio import derive
 from support import lawbook
 from support.lawbook import OFFLINE, Run, counts
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.decision.spec_problems import Problem, SpecInvalid, path_text
-from heteroscale.decision.specs import parse_spec
+from heteroscale.decision.specs.parsing import parse_spec
+from heteroscale.decision.specs.problems import Problem, SpecInvalid, path_text
 
 GOOD: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "support" / "good_spec.yaml").read_text("utf-8"))
 

@@ -21,7 +21,7 @@ from heteroscale.console import closing_table, live
 from heteroscale.contracts import codec
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from heteroscale.decision.ratio import derive
+from heteroscale.decision.law.ratio import derive
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator import crew, demo, fleet

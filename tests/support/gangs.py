@@ -9,10 +9,9 @@ import msgspec
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
-from heteroscale.contracts.names import GangId
 from heteroscale.contracts.placements import Domain, InstanceState, Pool
 from heteroscale.placement.inventory.entries import FleetImage, GroupEntry, InstanceEntry, NodeEntry, ServiceEntry, Standing
-from heteroscale.placement.inventory.gang import Gang, Transition, gang_id
+from heteroscale.placement.inventory.gang import Basis, Gang, Transition, gang_id
 from heteroscale.placement.inventory.protocol import Build, Inventory
 from support import builders
 
@@ -85,8 +84,16 @@ class Proposer:
         moves = [Transition(instance=name, before=None, after=InstanceState.RESERVED, reason="test") for name in puts]
         moves += [Transition(instance=name, before=entry.state, after=None, reason="test") for name, entry in drops]
         state = ServiceEntry(seq=self.seq + 1, command=obeyed, first_at_ms=obeyed.at_ms, groups={"g1": GROUP})
+        payload = codec.encode(builders.placement(self.service, seq=self.seq + 1, gen=self.gen, at_ms=obeyed.at_ms))
+        basis = Basis(
+            service=self.service,
+            gen=self.gen,
+            fence=self.fence,
+            seq=self.seq,
+            command=(obeyed.id, obeyed.revision, obeyed.at_ms),
+        )
         return Gang(
-            id=GangId(gang_id(self.service, self.gen, self.seq, (obeyed.id, obeyed.revision, obeyed.at_ms), moves)),
+            id=gang_id(basis, moves, payload),
             fleet=self.fleet,
             service=self.service,
             gen=self.gen,
@@ -101,7 +108,7 @@ class Proposer:
             adopts=summed((adopts or {}).values()),
             frees=summed(entry.held for _, entry in drops),
             at_ms=obeyed.at_ms,
-            payload=codec.encode(builders.placement(self.service, seq=self.seq + 1, gen=self.gen, at_ms=obeyed.at_ms)),
+            payload=payload,
         )
 
 

@@ -23,7 +23,7 @@ from heteroscale.contracts.signals import InstanceCounts, Quantiles, RoleSignal,
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.decision import controller
 from heteroscale.decision.controller import Effects, Message, ServiceState
-from heteroscale.decision.setting import Setting
+from heteroscale.decision.law.setting import Setting
 
 START_MS = 1_780_000_020_000
 HOP_MS = 15_000

@@ -11,7 +11,7 @@ from heteroscale.cli.spec_files import LoadedSpec, load_sound
 from heteroscale.cli.spec_store import Applied, SpecStore
 from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Decision
-from heteroscale.decision.spec_advice import advise
+from heteroscale.decision.specs.advice import advise
 
 
 @click.command(

@@ -19,7 +19,7 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import Topic, topic_of
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Tombstone
-from heteroscale.decision.setting import Setting
+from heteroscale.decision.law.setting import Setting
 
 Message = SignalWindow | Placement | ServiceSpec | Tombstone
 KINDS: dict[Topic, type[SignalWindow | Placement | ServiceSpec]] = {

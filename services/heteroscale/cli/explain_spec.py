@@ -15,7 +15,7 @@ from heteroscale.cli.spec_files import LoadedSpec, load_sound
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import Duration, Instant, Percent
-from heteroscale.decision.spec_problems import Path, path_text
+from heteroscale.decision.specs.problems import Path, path_text
 
 UNITS = {
     "gpus": "GPUs an instance",

@@ -18,7 +18,7 @@ from heteroscale.contracts.fleet import FleetNode, NodeState, node_key
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import Duration, instant_text
-from heteroscale.decision.spec_problems import did_you_mean
+from heteroscale.decision.specs.problems import did_you_mean
 from heteroscale.runtime import clock
 
 LOOK_EVERY_S = 0.5

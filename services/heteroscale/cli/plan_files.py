@@ -17,8 +17,8 @@ from heteroscale.contracts.names import DecisionId
 from heteroscale.contracts.placements import DegradedReason, Domain, Group, InstanceState, PlacedInstance, Pool
 from heteroscale.contracts.spec import Affinity, GpuChoice, Level, Partial, PartSpec, ReadyRatio, Spread
 from heteroscale.contracts.units import Duration
-from heteroscale.decision.spec_problems import Path, Problem, SpecInvalid
-from heteroscale.decision.spec_reading import Reading
+from heteroscale.decision.specs.problems import Path, Problem, SpecInvalid
+from heteroscale.decision.specs.reading import Reading
 from heteroscale.placement.model import IdSource, Request, Snapshot
 from heteroscale.placement.topology import LOST, Topology
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from heteroscale.cli import files
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.decision import validation
-from heteroscale.decision.spec_problems import SpecInvalid
-from heteroscale.decision.spec_reading import Reading
-from heteroscale.decision.specs import parse_with_source
+from heteroscale.decision.specs import validation
+from heteroscale.decision.specs.parsing import parse_with_source
+from heteroscale.decision.specs.problems import SpecInvalid
+from heteroscale.decision.specs.reading import Reading
 
 
 class LoadedSpec(NamedTuple):

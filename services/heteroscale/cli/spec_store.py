@@ -16,8 +16,8 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import Topic
-from heteroscale.decision import validation
-from heteroscale.decision.spec_problems import SpecInvalid, did_you_mean
+from heteroscale.decision.specs import validation
+from heteroscale.decision.specs.problems import SpecInvalid, did_you_mean
 
 
 class Revision(NamedTuple):

@@ -14,7 +14,7 @@ from heteroscale.cli.tailing import Tail, follow
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import Instant, instant_text
-from heteroscale.decision.spec_problems import did_you_mean
+from heteroscale.decision.specs.problems import did_you_mean
 
 SHORT_NAMES = {topic.value.removesuffix(".v1"): topic for topic in Topic}
 

@@ -8,8 +8,8 @@ from heteroscale.cli import output
 from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_files import load
 from heteroscale.contracts.errors import Rejected
-from heteroscale.decision.spec_advice import advise
-from heteroscale.decision.spec_problems import SpecInvalid, path_text
+from heteroscale.decision.specs.advice import advise
+from heteroscale.decision.specs.problems import SpecInvalid, path_text
 
 EXAMPLE = """\b
 Examples:

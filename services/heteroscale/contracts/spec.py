@@ -1,4 +1,4 @@
-"""specs.v1: what people want for a service. Shapes and defaults only; what makes sense is judged in decision.validation."""
+"""specs.v1: what people want for a service. Shapes and defaults only; what makes sense is judged in decision.specs.validation."""
 
 from __future__ import annotations
 

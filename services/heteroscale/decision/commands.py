@@ -12,7 +12,7 @@ from heteroscale.contracts.decisions import RoleAfter
 from heteroscale.contracts.names import DecisionId, RoleName
 from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.contracts.spec import PlacementSpec, RoleSpec, ServiceSpec
-from heteroscale.decision.census import Scene
+from heteroscale.decision.law.census import Scene
 
 AFFIRM_MS = 60_000
 

@@ -19,12 +19,13 @@ from heteroscale.contracts.names import DecisionId, RoleName, ServiceName, decis
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import Mode, ServiceSpec
-from heteroscale.decision import census, commands, final, law, placed, report, transition
-from heteroscale.decision.census import Scene
+from heteroscale.decision import commands, report
 from heteroscale.decision.commands import Stamp
-from heteroscale.decision.setting import LIVE, Setting
-from heteroscale.decision.tracks import tracks_of
-from heteroscale.decision.verdict import Verdict
+from heteroscale.decision.law import census, final, law, placed, transition
+from heteroscale.decision.law.census import Scene
+from heteroscale.decision.law.setting import LIVE, Setting
+from heteroscale.decision.law.tracks import tracks_of
+from heteroscale.decision.law.verdict import Verdict
 
 POLICY_VERSION = 1
 

@@ -10,9 +10,9 @@ from heteroscale.contracts.decision_state import Counters, LawState
 from heteroscale.contracts.decisions import Action, Reason, RoleBefore, Stage, StageName
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Mode
-from heteroscale.decision import census
-from heteroscale.decision.census import Scene
-from heteroscale.decision.verdict import Verdict
+from heteroscale.decision.law import census
+from heteroscale.decision.law.census import Scene
+from heteroscale.decision.law.verdict import Verdict
 
 
 def before(scene: Scene, found: LawState) -> dict[RoleName, RoleBefore]:

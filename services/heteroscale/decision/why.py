@@ -11,9 +11,10 @@ from heteroscale.contracts.decision_state import DecisionState, LawState, TrackS
 from heteroscale.contracts.decisions import Action, Decision, Reason
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import instant_text
-from heteroscale.decision import report, schedule
-from heteroscale.decision.tracks import Track, tracks_of
-from heteroscale.decision.verdict import REASONS
+from heteroscale.decision import report
+from heteroscale.decision.law import schedule
+from heteroscale.decision.law.tracks import Track, tracks_of
+from heteroscale.decision.law.verdict import REASONS
 
 
 class Case(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from heteroscale.contracts.placements import Conflict, DegradedReason, Domain, P
 from heteroscale.placement import adoption, life, planner, record
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.inventory.entries import GroupEntry, NodeEntry
-from heteroscale.placement.inventory.gang import Gang, Transition, gang_id
+from heteroscale.placement.inventory.gang import Basis, Gang, Transition, gang_id
 from heteroscale.placement.inventory.memory import command_order
 from heteroscale.placement.model import IdSource, Request
 from heteroscale.placement.state import FleetState
@@ -256,8 +256,16 @@ def _gang(state: FleetState, draft: Draft, now_ms: int, given: CycleInput) -> Ga
     inputs = PlacementInputs(cycle=given.number, cut=dict(sorted(given.cut.items())), conflicts=conflicts)
     placement = record.real(draft, state.gen, now_ms, inputs)
     command = draft.command
+    payload = codec.encode(placement)
+    basis = Basis(
+        service=draft.service,
+        gen=state.gen,
+        fence=state.fence,
+        seq=draft.seq,
+        command=(command.id, command.revision, command.at_ms),
+    )
     return Gang(
-        id=gang_id(draft.service, state.gen, draft.seq, (command.id, command.revision, command.at_ms), draft.transitions),
+        id=gang_id(basis, draft.transitions, payload),
         fleet=state.fleet,
         service=draft.service,
         gen=state.gen,
@@ -272,5 +280,5 @@ def _gang(state: FleetState, draft: Draft, now_ms: int, given: CycleInput) -> Ga
         adopts=dict(draft.adopts),
         frees=dict(draft.frees),
         at_ms=now_ms,
-        payload=codec.encode(placement),
+        payload=payload,
     )

@@ -12,7 +12,7 @@ from msgspec import inspect
 
 from heteroscale.cli import files
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.decision.specs import parse_spec
+from heteroscale.decision.specs.parsing import parse_spec
 
 DOCS = Path(__file__).parents[3] / "docs"
 

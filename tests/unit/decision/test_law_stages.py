@@ -13,8 +13,8 @@ from heteroscale.contracts.names import decision_id
 from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.contracts.signals import GpuTypeSignal
 from heteroscale.contracts.spec import Mode
-from heteroscale.decision.setting import LIVE
-from heteroscale.decision.verdict import REASONS, Use
+from heteroscale.decision.law.setting import LIVE
+from heteroscale.decision.law.verdict import REASONS, Use
 from support import lawbook
 from support.lawbook import HOP_MS, START_MS, WARM, Run, counts, stage_reasons
 

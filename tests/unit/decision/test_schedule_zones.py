@@ -9,7 +9,7 @@ import pytest
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import Schedule
 from heteroscale.contracts.units import Instant
-from heteroscale.decision import schedule
+from heteroscale.decision.law import schedule
 
 DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.units import instant_text
 from heteroscale.decision import why
-from heteroscale.decision.setting import LIVE
-from heteroscale.decision.verdict import HOLD_REASONS
+from heteroscale.decision.law.setting import LIVE
+from heteroscale.decision.law.verdict import HOLD_REASONS
 from support import lawbook
 from support.lawbook import HOP_MS, START_MS, Run
 

@@ -15,10 +15,10 @@ import yaml
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import GpuChoice, Metric, PlacementSpec, ServiceSpec, SignalSpec
 from heteroscale.contracts.units import Duration, Instant, Percent
-from heteroscale.decision import validation
-from heteroscale.decision.spec_advice import advise
-from heteroscale.decision.spec_problems import SpecInvalid, path_text
-from heteroscale.decision.specs import parse_spec
+from heteroscale.decision.specs import validation
+from heteroscale.decision.specs.advice import advise
+from heteroscale.decision.specs.parsing import parse_spec
+from heteroscale.decision.specs.problems import SpecInvalid, path_text
 
 Mutation = Callable[[dict[str, Any]], object]
 

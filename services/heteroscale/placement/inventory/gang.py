@@ -47,11 +47,25 @@ class Gang(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
 
 
-def gang_id(service: ServiceName, gen: int, seq: int, command: tuple[DecisionId, int, int], transitions: Sequence[Transition]) -> GangId:
-    """sha256 of what the gang is about; `command` is (id, revision, at_ms). Equal proposals have equal ids."""
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gang was planned on, and for: `command` is (id, revision, at_ms)."""
+
+    service: ServiceName
+    gen: int
+    fence: int
+    seq: int
+    command: tuple[DecisionId, int, int]
+
+
+def gang_id(basis: Basis, transitions: Sequence[Transition], payload: bytes) -> GangId:
+    """sha256 of what the gang is about.
+
+    The Placement's bytes and the fence are part of it: a proposal of another worker, planned on another view, must never be given
+    this one's answer, for then it would publish a Placement that was not applied.
+    """
     moves = sorted((move.instance, str(move.before), str(move.after)) for move in transitions)
-    text = "|".join([service, str(gen), str(seq), *map(str, command), *(":".join(move) for move in moves)])
-    return GangId(hashlib.sha256(text.encode()).hexdigest())
+    parts = [basis.service, str(basis.gen), str(basis.fence), str(basis.seq), *map(str, basis.command), *(":".join(move) for move in moves)]
+    return GangId(hashlib.sha256("|".join(parts).encode() + b"|" + payload).hexdigest())
 
 
 class Verdict(enum.StrEnum):

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.spec import Schedule
-from heteroscale.decision import ratio as ratios
-from heteroscale.decision.staged import Facts, Staged
-from heteroscale.decision.tracks import Track
+from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law.staged import Facts, Staged
+from heteroscale.decision.law.tracks import Track
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MINUTES_PER_DAY = 24 * 60

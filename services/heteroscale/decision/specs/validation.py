@@ -12,9 +12,9 @@ from typing import Final, TypeAlias
 
 from heteroscale.contracts.spec import Level, Metric, PlacementSpec, ServiceSpec, SignalSpec
 from heteroscale.contracts.units import Duration
-from heteroscale.decision.spec_counts import check_ratio, check_roles
-from heteroscale.decision.spec_problems import Path, Problem, did_you_mean
-from heteroscale.decision.spec_schedules import check_schedules
+from heteroscale.decision.specs.counts import check_ratio, check_roles
+from heteroscale.decision.specs.problems import Path, Problem, did_you_mean
+from heteroscale.decision.specs.schedules import check_schedules
 
 Rule: TypeAlias = Callable[[ServiceSpec], Iterator[Problem]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.spec import Schedule
-from heteroscale.decision import ratio as ratios
-from heteroscale.decision import schedule as schedules
-from heteroscale.decision.staged import Bounds, Facts, Staged
-from heteroscale.decision.tracks import Track
+from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law import schedule as schedules
+from heteroscale.decision.law.staged import Bounds, Facts, Staged
+from heteroscale.decision.law.tracks import Track
 
 
 def apply(facts: Facts, value: int) -> Staged:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heteroscale.contracts.decision_state import Recommendation
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.decision.staged import Facts, Staged
+from heteroscale.decision.law.staged import Facts, Staged
 
 
 def apply(facts: Facts, value: int) -> Staged:

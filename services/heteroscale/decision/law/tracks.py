@@ -9,7 +9,7 @@ import msgspec
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import GuardSpec, Metric, RoleSpec, ServiceSpec, SignalSpec
-from heteroscale.decision import ratio as ratios
+from heteroscale.decision.law import ratio as ratios
 
 
 class Track(msgspec.Struct, frozen=True):

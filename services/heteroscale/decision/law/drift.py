@@ -6,8 +6,8 @@ import msgspec
 
 from heteroscale.contracts.decision_state import LawState, RoleState
 from heteroscale.contracts.names import RoleName
-from heteroscale.decision import census
-from heteroscale.decision.census import Scene
+from heteroscale.decision.law import census
+from heteroscale.decision.law.census import Scene
 
 
 class Drifted(msgspec.Struct, frozen=True):

@@ -11,9 +11,9 @@ import msgspec
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Metric, ServiceSpec, SignalSpec
 from heteroscale.contracts.units import Duration
-from heteroscale.decision import validation
-from heteroscale.decision.spec_problems import Path, Problem, SpecInvalid
-from heteroscale.decision.spec_reading import Reading, read_document
+from heteroscale.decision.specs import validation
+from heteroscale.decision.specs.problems import Path, Problem, SpecInvalid
+from heteroscale.decision.specs.reading import Reading, read_document
 
 _USUAL_ROLE = {Metric.DECODE_TPS: "decode", Metric.PREFILL_TPS: "prefill", Metric.PREFILL_MISSED_TPS: "prefill"}
 

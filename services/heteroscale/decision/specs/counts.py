@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import RoleSpec, ServiceSpec
-from heteroscale.decision import ratio as ratio_law
-from heteroscale.decision.spec_problems import Path, Problem, did_you_mean
+from heteroscale.decision.law import ratio as ratio_law
+from heteroscale.decision.specs.problems import Path, Problem, did_you_mean
 
 
 class Bounds(NamedTuple):

@@ -10,8 +10,8 @@ from heteroscale.contracts.decision_state import Cohort, LawState, PlacedCounts,
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.signals import InstanceCounts, SignalWindow
 from heteroscale.contracts.spec import Mode, ServiceSpec
-from heteroscale.decision.setting import Setting
-from heteroscale.decision.tracks import tracks_of
+from heteroscale.decision.law.setting import Setting
+from heteroscale.decision.law.tracks import tracks_of
 
 NOBODY = InstanceCounts()
 UNPLACED = PlacedCounts()

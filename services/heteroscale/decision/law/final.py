@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.spec import Mode, ServiceSpec
-from heteroscale.decision.staged import Facts, Staged
+from heteroscale.decision.law.staged import Facts, Staged
 
 NO_OUT = frozenset({Mode.PAUSED_OUT, Mode.PAUSED, Mode.SUSPENDED})
 NO_IN = frozenset({Mode.PAUSED_IN, Mode.PAUSED, Mode.SUSPENDED})

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from heteroscale.contracts.spec import Schedule, ServiceSpec
-from heteroscale.decision import ratio as ratio_law
-from heteroscale.decision.spec_counts import Bounds, base_bounds, check_feasible, lead_of
-from heteroscale.decision.spec_problems import Path, Problem, did_you_mean, nearest
+from heteroscale.decision.law import ratio as ratio_law
+from heteroscale.decision.specs.counts import Bounds, base_bounds, check_feasible, lead_of
+from heteroscale.decision.specs.problems import Path, Problem, did_you_mean, nearest
 
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
 END_OF_DAY: Final = "24:00"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.spec import RatePolicy
-from heteroscale.decision import ratio as ratios
-from heteroscale.decision.staged import Facts, Staged
+from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law.staged import Facts, Staged
 
 
 def apply(facts: Facts, value: int) -> Staged:

@@ -7,10 +7,10 @@ import msgspec
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.signals import RoleSignal
 from heteroscale.contracts.spec import Metric, SignalSpec
-from heteroscale.decision import ratio as ratios
-from heteroscale.decision import schedule
-from heteroscale.decision.ratio import EPSILON
-from heteroscale.decision.staged import Facts, RoleFacts, Staged
+from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law import schedule
+from heteroscale.decision.law.ratio import EPSILON
+from heteroscale.decision.law.staged import Facts, RoleFacts, Staged
 
 RECENT_MS = 30 * 60_000
 MEANS = frozenset({Metric.GPU_UTIL, Metric.SM_ACTIVE, Metric.KV_USAGE})

@@ -13,7 +13,7 @@ from heteroscale.contracts.decision_state import LawState, TrackState
 from heteroscale.contracts.decisions import Action, Reason
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Mode
-from heteroscale.decision import (
+from heteroscale.decision.law import (
     bounds,
     capacity,
     census,
@@ -28,11 +28,11 @@ from heteroscale.decision import (
     stabilize,
     transition,
 )
-from heteroscale.decision.census import Scene
-from heteroscale.decision.soft import SoftEnd
-from heteroscale.decision.staged import Facts, RoleFacts, Staged
-from heteroscale.decision.tracks import Track, tracks_of
-from heteroscale.decision.verdict import HOLD_REASONS, WISH_REASONS, Verdict
+from heteroscale.decision.law.census import Scene
+from heteroscale.decision.law.soft import SoftEnd
+from heteroscale.decision.law.staged import Facts, RoleFacts, Staged
+from heteroscale.decision.law.tracks import Track, tracks_of
+from heteroscale.decision.law.verdict import HOLD_REASONS, WISH_REASONS, Verdict
 
 STAGES = 10
 

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from heteroscale.contracts.spec import GpuChoice, ServiceSpec
 from heteroscale.contracts.units import Duration, Instant, Percent
-from heteroscale.decision.spec_problems import Path, Problem, did_you_mean, nearest
+from heteroscale.decision.specs.problems import Path, Problem, did_you_mean, nearest
 
 DAY_MINUTES: Final = 24 * 60
 _TIMES: Final = ("start", "end")

@@ -11,8 +11,8 @@ import msgspec
 from heteroscale.contracts.decision_state import RoleState, TrackState
 from heteroscale.contracts.decisions import Action, Reason
 from heteroscale.contracts.names import RoleName
-from heteroscale.decision.staged import Staged
-from heteroscale.decision.tracks import Track
+from heteroscale.decision.law.staged import Staged
+from heteroscale.decision.law.tracks import Track
 
 
 class Use(enum.StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heteroscale.contracts.decisions import Reason
-from heteroscale.decision.staged import Facts, Staged
+from heteroscale.decision.law.staged import Facts, Staged
 
 
 def apply(facts: Facts, value: int, alarm_target: int) -> Staged:

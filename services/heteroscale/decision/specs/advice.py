@@ -7,7 +7,7 @@ from typing import Final
 
 from heteroscale.contracts.spec import Level, Metric, Mode, PlacementSpec, ServiceSpec
 from heteroscale.contracts.units import Duration
-from heteroscale.decision.spec_problems import Path, Problem
+from heteroscale.decision.specs.problems import Path, Problem
 
 _WIDTH: Final = {Level.S0: 0, Level.S1: 1, Level.S2: 2, Level.CLUSTER: 3}
 

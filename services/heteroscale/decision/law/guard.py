@@ -8,8 +8,8 @@ from heteroscale.contracts.decision_state import GuardStep, TrackState
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.signals import Quantiles
 from heteroscale.contracts.spec import GuardSpec
-from heteroscale.decision import ratio as ratios
-from heteroscale.decision.staged import Facts, Staged
+from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law.staged import Facts, Staged
 
 OBSERVATIONS_MIN = 50
 HYSTERESIS = 0.9

@@ -11,7 +11,7 @@ from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import Mode, Schedule, ServiceSpec
-from heteroscale.decision.tracks import Track
+from heteroscale.decision.law.tracks import Track
 
 
 class RoleFacts(msgspec.Struct, frozen=True):

@@ -9,9 +9,9 @@ import msgspec
 from heteroscale.contracts.decision_state import PlacementView, SoftPhase
 from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.spec import Mode
-from heteroscale.decision import ratio as ratios
-from heteroscale.decision.ratio import EPSILON
-from heteroscale.decision.staged import Facts, Staged
+from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law.ratio import EPSILON
+from heteroscale.decision.law.staged import Facts, Staged
 
 
 class SoftEnd(enum.Enum):

@@ -8,9 +8,9 @@ from heteroscale.contracts.decision_state import Cohort, CountChange, GuardStep,
 from heteroscale.contracts.decisions import Action, Reason, RoleAfter
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Mode, ServiceSpec
-from heteroscale.decision import census, raw, stabilize
-from heteroscale.decision.census import Scene
-from heteroscale.decision.verdict import Verdict
+from heteroscale.decision.law import census, raw, stabilize
+from heteroscale.decision.law.census import Scene
+from heteroscale.decision.law.verdict import Verdict
 
 GUARDED = frozenset({Reason.GUARD_MODERATE, Reason.GUARD_SEVERE})
 

@@ -1,0 +1,1 @@
+"""The control law: ten stages, each a module, composed in `law`; pure."""

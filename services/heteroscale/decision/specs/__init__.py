@@ -1,0 +1,1 @@
+"""Specs as people write them: read, judged and advised upon; pure."""
