@@ -103,6 +103,6 @@ def next_commands(servers: Servers, shown: Shown) -> Sequence[str]:
         lines += [f"heteroscale decisions show {moved.id}{log}", f"heteroscale placements show {moved.service}{log}"]
     if servers.redis is not None:
         lines.append(f"heteroscale inventory check{log}{redis}")
-    if servers.started:
+    if servers.started or "running" in servers.how.values():
         lines.append("heteroscale servers down")
     return lines
