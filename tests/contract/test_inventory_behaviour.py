@@ -280,7 +280,7 @@ async def test_the_lease_names_its_holder(inventory: Inventory) -> None:
 
 
 async def test_another_workers_proposal_is_never_given_this_ones_answer(inventory: Inventory) -> None:
-    """Same service, seq, command and instance name, other nodes: it is another gang, so its worker does not publish what was not applied."""
+    """Same service, seq, command and instance name, other nodes: another gang, so nothing unapplied is published."""
     fence = await built(inventory, node("n1"), node("n2"))
     assert Verdict.APPLIED == (await one(inventory, Proposer("default", fence).gang({"i1": {"n1": 8}}))).verdict
     newer = await inventory.take_fence("default")
