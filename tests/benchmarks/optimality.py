@@ -20,9 +20,9 @@ from benchmarks import worlds
 from heteroscale.contracts.commands import CommandRole
 from heteroscale.contracts.fleet import FleetNode, NodeAt
 from heteroscale.contracts.spec import GpuChoice, Level
-from heteroscale.placement import planner
-from heteroscale.placement.model import Request, Snapshot
-from heteroscale.placement.topology import Topology
+from heteroscale.placement.planning import planner
+from heteroscale.placement.planning.model import Request, Snapshot
+from heteroscale.placement.planning.topology import Topology
 
 Seats = list[tuple[str, str, int, int]]
 """Service, role, node, GPUs."""

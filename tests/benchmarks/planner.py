@@ -17,9 +17,9 @@ import numpy as np
 from benchmarks import worlds
 from heteroscale.contracts.fleet import FleetNode, NodeAt
 from heteroscale.contracts.spec import Level
-from heteroscale.placement import planner
-from heteroscale.placement.model import PlanStatus, Snapshot
-from heteroscale.placement.topology import Topology
+from heteroscale.placement.planning import planner
+from heteroscale.placement.planning.model import PlanStatus, Snapshot
+from heteroscale.placement.planning.topology import Topology
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from heteroscale.contracts.commands import Command, CommandRole
 from heteroscale.contracts.fleet import FleetNode, NodeAt
 from heteroscale.contracts.names import DecisionId
 from heteroscale.contracts.spec import GpuChoice
-from heteroscale.placement.model import IdSource, Request, Snapshot
-from heteroscale.placement.topology import Topology
+from heteroscale.placement.planning.model import IdSource, Request, Snapshot
+from heteroscale.placement.planning.topology import Topology
 
 S1_NODES = 16
 S2_S1 = 16

@@ -13,8 +13,8 @@ from heteroscale.contracts.commands import CommandRole
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.spec import GpuChoice
-from heteroscale.placement import planner
-from heteroscale.placement.model import IdSource, Planned, PlanStatus, Request, Snapshot
+from heteroscale.placement.planning import planner
+from heteroscale.placement.planning.model import IdSource, Planned, PlanStatus, Request, Snapshot
 from support import plans
 
 RATIOS = ({"prefill": 1, "decode": 2}, {"prefill": 1, "decode": 1}, {"prefill": 2, "decode": 3}, None)

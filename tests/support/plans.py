@@ -10,8 +10,8 @@ from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
 from heteroscale.contracts.names import DecisionId
 from heteroscale.contracts.placements import Domain, Group, InstanceState, PlacedInstance, Pool
 from heteroscale.contracts.spec import Affinity, AffinityMode, GpuChoice, Level, PartSpec
-from heteroscale.placement.model import IdSource, Planned, Request, Snapshot
-from heteroscale.placement.topology import Topology
+from heteroscale.placement.planning.model import IdSource, Planned, Request, Snapshot
+from heteroscale.placement.planning.topology import Topology
 
 LIVE = (InstanceState.RESERVED, InstanceState.STARTING, InstanceState.READY)
 

@@ -8,8 +8,8 @@ import msgspec
 
 from heteroscale.cli import files
 from heteroscale.contracts.errors import Rejected
-from heteroscale.placement import importers
-from heteroscale.placement.importers import Imported
+from heteroscale.placement.topologies import importers
+from heteroscale.placement.topologies.importers import Imported
 
 FORMATS: Final = ("auto", "yaml", "csv", "topograph", "kubernetes", "slurm")
 SHOWN_PROBLEMS_MAX: Final = 20
@@ -72,7 +72,7 @@ def _document(path: str, text: str) -> object:
 
 
 def _read(path: str, text: str, form: str, source: Source) -> Imported:
-    from heteroscale.placement import fabrics  # noqa: PLC0415 (only these formats need it)
+    from heteroscale.placement.topologies import fabrics  # noqa: PLC0415 (only these formats need it)
 
     given = fabrics.Given(fleet=source.fleet or "default", cluster=source.cluster, gpu_type=source.gpu_type, gpus=source.gpus)
     if form == "csv":

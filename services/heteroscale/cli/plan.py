@@ -13,8 +13,8 @@ from heteroscale.cli import output, plan_files
 from heteroscale.cli.options import json_option
 from heteroscale.contracts import codec
 from heteroscale.contracts.placements import Domain, Group
-from heteroscale.placement import planner
-from heteroscale.placement.model import Planned
+from heteroscale.placement.planning import planner
+from heteroscale.placement.planning.model import Planned
 
 EXAMPLE = """\b
 Example:

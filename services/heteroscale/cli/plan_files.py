@@ -19,8 +19,8 @@ from heteroscale.contracts.spec import Affinity, GpuChoice, Level, Partial, Part
 from heteroscale.contracts.units import Duration
 from heteroscale.decision.specs.problems import Path, Problem, SpecInvalid
 from heteroscale.decision.specs.reading import Reading
-from heteroscale.placement.model import IdSource, Request, Snapshot
-from heteroscale.placement.topology import LOST, Topology
+from heteroscale.placement.planning.model import IdSource, Request, Snapshot
+from heteroscale.placement.planning.topology import LOST, Topology
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from heteroscale.contracts.spec import Affinity, Level
 from heteroscale.placement import nodes
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.inventory.entries import GroupEntry, InstanceEntry, NodeEntry, Quarantine, Standing
+from heteroscale.placement.planning.topology import POOLS, WIDTH, Topology
 from heteroscale.placement.state import FleetState
-from heteroscale.placement.topology import POOLS, WIDTH, Topology
 
 
 def adopt_all(state: FleetState, drafts: Sequence[Draft], now_ms: int) -> dict[NodeName, NodeEntry]:

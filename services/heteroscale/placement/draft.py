@@ -17,7 +17,7 @@ from heteroscale.placement import gate
 from heteroscale.placement.inventory.entries import Cause, GroupEntry, InstanceEntry, ServiceEntry
 from heteroscale.placement.inventory.gang import Transition
 from heteroscale.placement.life import Step, Why
-from heteroscale.placement.model import Planned
+from heteroscale.placement.planning.model import Planned
 from heteroscale.placement.state import ServiceState, as_groups
 
 

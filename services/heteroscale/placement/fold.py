@@ -18,12 +18,13 @@ from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.names import NodeName, ServiceName
 from heteroscale.contracts.placements import Conflict, DegradedReason, Domain, Placement, PlacementInputs
-from heteroscale.placement import adoption, life, planner, record
+from heteroscale.placement import adoption, life, record
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.inventory.entries import GroupEntry, NodeEntry
 from heteroscale.placement.inventory.gang import Basis, Gang, Transition, gang_id
 from heteroscale.placement.inventory.memory import command_order
-from heteroscale.placement.model import IdSource, Request
+from heteroscale.placement.planning import planner
+from heteroscale.placement.planning.model import IdSource, Request
 from heteroscale.placement.state import FleetState
 
 Event = Command | Actuation

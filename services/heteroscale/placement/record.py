@@ -11,7 +11,7 @@ from heteroscale.contracts.placements import Change, InstanceState, Placement, P
 from heteroscale.placement import life
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.inventory.entries import InstanceEntry
-from heteroscale.placement.model import Planned, PlanStatus
+from heteroscale.placement.planning.model import Planned, PlanStatus
 from heteroscale.placement.state import as_groups
 
 DRY_STATUS: Final[Mapping[PlanStatus, PlacementStatus]] = {

@@ -12,11 +12,11 @@ import numpy as np
 from heteroscale.contracts.names import FleetName, InstanceName, NodeName, ServiceName
 from heteroscale.contracts.placements import Group, PlacedInstance
 from heteroscale.placement import life, nodes
-from heteroscale.placement import topology as shape
 from heteroscale.placement.inventory.entries import FleetImage, InstanceEntry, NodeEntry, ServiceEntry, Standing
 from heteroscale.placement.inventory.gang import Gang, Outcome
-from heteroscale.placement.model import Snapshot
-from heteroscale.placement.topology import Codes, Counts, Topology
+from heteroscale.placement.planning import topology as shape
+from heteroscale.placement.planning.model import Snapshot
+from heteroscale.placement.planning.topology import Codes, Counts, Topology
 
 PLANNED_AS: Final[Mapping[Standing, int]] = {
     Standing.READY: shape.READY,

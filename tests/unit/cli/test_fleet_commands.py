@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from heteroscale.contracts.placements import InstanceState
-from heteroscale.placement import fabrics, importers
-from heteroscale.placement.fabrics import Given
+from heteroscale.placement.topologies import fabrics, importers
+from heteroscale.placement.topologies.fabrics import Given
 from support import builders
 from support.command_line import PREFIX, CommandLine
 

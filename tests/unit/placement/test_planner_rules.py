@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from heteroscale.contracts.placements import DegradedReason, Domain, InstanceState, Pool
 from heteroscale.contracts.spec import Level, Partial, Spread
-from heteroscale.placement import planner
-from heteroscale.placement.model import Planned, PlanReason, PlanStatus, Request, Snapshot
+from heteroscale.placement.planning import planner
+from heteroscale.placement.planning.model import Planned, PlanReason, PlanStatus, Request, Snapshot
 from support.plans import check_sound, counts, new_instances, node, nodes_of, pair, pod, request, role, running, snapshot
 
 WHOLE = Partial.NONE

@@ -14,8 +14,8 @@ import numpy as np
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.ledger import Ledger, Mask, Vector
-from heteroscale.placement.units import Shape
+from heteroscale.placement.planning.ledger import Ledger, Mask, Vector
+from heteroscale.placement.planning.units import Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from heteroscale.contracts.names import InstanceName
 from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import AffinityMode
-from heteroscale.placement import explain as explaining
-from heteroscale.placement import placing
-from heteroscale.placement.book import GroupBook
-from heteroscale.placement.cycle import Cycle
-from heteroscale.placement.explain import Place
-from heteroscale.placement.fill import Fill
-from heteroscale.placement.fits import View
-from heteroscale.placement.model import Planned, PlanReason, PlanStatus, Request, Snapshot
-from heteroscale.placement.placing import Work
-from heteroscale.placement.site import gpus_by_node
-from heteroscale.placement.topology import POOLS, WIDTH
-from heteroscale.placement.units import Needs
+from heteroscale.placement.planning import explain as explaining
+from heteroscale.placement.planning import placing
+from heteroscale.placement.planning.book import GroupBook
+from heteroscale.placement.planning.cycle import Cycle
+from heteroscale.placement.planning.explain import Place
+from heteroscale.placement.planning.fill import Fill
+from heteroscale.placement.planning.fits import View
+from heteroscale.placement.planning.model import Planned, PlanReason, PlanStatus, Request, Snapshot
+from heteroscale.placement.planning.placing import Work
+from heteroscale.placement.planning.site import gpus_by_node
+from heteroscale.placement.planning.topology import POOLS, WIDTH
+from heteroscale.placement.planning.units import Needs
 
 _REPAIRABLE = (PlanReason.FRAGMENTED, PlanReason.NO_DOMAIN)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.spec import Level
-from heteroscale.placement import search
-from heteroscale.placement.book import Book, GroupBook, Member, Standing
-from heteroscale.placement.fill import Fill
-from heteroscale.placement.fits import View
-from heteroscale.placement.ledger import Ledger
-from heteroscale.placement.site import Seat, Site, gpus_by_node
-from heteroscale.placement.topology import LEVELS, WIDTH
-from heteroscale.placement.units import Demand, Needs, Piece, Shape, subtract
+from heteroscale.placement.planning import search
+from heteroscale.placement.planning.book import Book, GroupBook, Member, Standing
+from heteroscale.placement.planning.fill import Fill
+from heteroscale.placement.planning.fits import View
+from heteroscale.placement.planning.ledger import Ledger
+from heteroscale.placement.planning.site import Seat, Site, gpus_by_node
+from heteroscale.placement.planning.topology import LEVELS, WIDTH
+from heteroscale.placement.planning.units import Demand, Needs, Piece, Shape, subtract
 
 
 @dataclass(frozen=True, slots=True)

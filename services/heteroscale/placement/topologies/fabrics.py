@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
-from heteroscale.placement.importers import Imported, checked
+from heteroscale.placement.topologies.importers import Imported, checked
 
 DEFAULT_CLUSTER: Final = "default"
 GPU_COUNT: Final = "nvidia.com/gpu"

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heteroscale.contracts.names import ServiceName
-from heteroscale.placement import answer, cycle, placing, victims
-from heteroscale.placement.book import Book
-from heteroscale.placement.model import Planned, Request, Snapshot
-from heteroscale.placement.placing import Draft, Work
-from heteroscale.placement.units import Demand
+from heteroscale.placement.planning import answer, cycle, placing, victims
+from heteroscale.placement.planning.book import Book
+from heteroscale.placement.planning.model import Planned, Request, Snapshot
+from heteroscale.placement.planning.placing import Draft, Work
+from heteroscale.placement.planning.units import Demand
 
 REPAIRS_MAX = 4
 """Placements of the cycle that are moved aside, in trial, for one failed request."""

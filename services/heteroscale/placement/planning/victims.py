@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.book import Book, GroupBook, Member, Standing
-from heteroscale.placement.units import Demand, Needs
+from heteroscale.placement.planning.book import Book, GroupBook, Member, Standing
+from heteroscale.placement.planning.units import Demand, Needs
 
 Seated = tuple[GroupBook, Member]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level, Spread
-from heteroscale.placement.ledger import Ledger
-from heteroscale.placement.units import Piece, Shape
+from heteroscale.placement.planning.ledger import Ledger
+from heteroscale.placement.planning.units import Piece, Shape
 
 
 @dataclass(frozen=True, slots=True)

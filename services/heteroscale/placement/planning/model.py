@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.names import InstanceName, NodeName, RoleName, ServiceName, short_hash
 from heteroscale.contracts.placements import Explain, Group, InstanceState
-from heteroscale.placement.topology import Codes, Counts, Topology
+from heteroscale.placement.planning.topology import Codes, Counts, Topology
 
 
 class PlanStatus(enum.StrEnum):

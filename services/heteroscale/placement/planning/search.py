@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from heteroscale.contracts.spec import Level
-from heteroscale.placement import fits
-from heteroscale.placement.fill import Fill, into_many, into_one
-from heteroscale.placement.ledger import Ledger, Mask
-from heteroscale.placement.site import gpus_by_node
-from heteroscale.placement.topology import WIDTH, Ints
-from heteroscale.placement.units import Demand, Needs
+from heteroscale.placement.planning import fits
+from heteroscale.placement.planning.fill import Fill, into_many, into_one
+from heteroscale.placement.planning.ledger import Ledger, Mask
+from heteroscale.placement.planning.site import gpus_by_node
+from heteroscale.placement.planning.topology import WIDTH, Ints
+from heteroscale.placement.planning.units import Demand, Needs
 
 TRIES_MAX = 6
 """Domains of equal bound that are filled for the sake of quality once one is found."""

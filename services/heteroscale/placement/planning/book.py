@@ -14,10 +14,10 @@ import msgspec
 from heteroscale.contracts.names import GpuTypeName, InstanceName, NodeName, RoleName
 from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.model import Request, Snapshot, Transition
-from heteroscale.placement.site import Seat
-from heteroscale.placement.topology import LOST, WIDTH, Topology
-from heteroscale.placement.units import Needs
+from heteroscale.placement.planning.model import Request, Snapshot, Transition
+from heteroscale.placement.planning.site import Seat
+from heteroscale.placement.planning.topology import LOST, WIDTH, Topology
+from heteroscale.placement.planning.units import Needs
 
 _PENDING = (InstanceState.RESERVED, InstanceState.STARTING)
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level, Spread
-from heteroscale.placement.fits import View
-from heteroscale.placement.ledger import Vector
-from heteroscale.placement.site import Seat, Site, gpus_by_node
-from heteroscale.placement.units import Demand, Needs, Shape
+from heteroscale.placement.planning.fits import View
+from heteroscale.placement.planning.ledger import Vector
+from heteroscale.placement.planning.site import Seat, Site, gpus_by_node
+from heteroscale.placement.planning.units import Demand, Needs, Shape
 
 ORDERS_MAX = 6
 """Role orders tried where roles compete for several GPU types."""

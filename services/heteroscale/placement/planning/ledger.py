@@ -15,8 +15,8 @@ import numpy.typing as npt
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.placements import Group
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.signature import Signatures
-from heteroscale.placement.topology import READY, Topology
+from heteroscale.placement.planning.signature import Signatures
+from heteroscale.placement.planning.topology import READY, Topology
 
 Vector: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]

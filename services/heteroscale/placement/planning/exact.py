@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.fits import View
-from heteroscale.placement.units import Needs, Shape
+from heteroscale.placement.planning.fits import View
+from heteroscale.placement.planning.units import Needs, Shape
 
 
 @dataclass(frozen=True, slots=True)

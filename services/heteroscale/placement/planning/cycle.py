@@ -10,15 +10,15 @@ import numpy as np
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.spec import Level
-from heteroscale.placement import search
-from heteroscale.placement.fill import Fill
-from heteroscale.placement.fits import View
-from heteroscale.placement.ledger import Ledger, Mask
-from heteroscale.placement.model import Request, Snapshot
-from heteroscale.placement.placing import Work
-from heteroscale.placement.site import gpus_by_node
-from heteroscale.placement.topology import READY
-from heteroscale.placement.units import Needs
+from heteroscale.placement.planning import search
+from heteroscale.placement.planning.fill import Fill
+from heteroscale.placement.planning.fits import View
+from heteroscale.placement.planning.ledger import Ledger, Mask
+from heteroscale.placement.planning.model import Request, Snapshot
+from heteroscale.placement.planning.placing import Work
+from heteroscale.placement.planning.site import gpus_by_node
+from heteroscale.placement.planning.topology import READY
+from heteroscale.placement.planning.units import Needs
 
 Place = tuple[Level, int]
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from heteroscale.contracts.names import RoleName, ServiceName
 from heteroscale.contracts.spec import Level
-from heteroscale.placement import exact, fits, search
-from heteroscale.placement.fill import Fill
-from heteroscale.placement.model import PlanReason
-from heteroscale.placement.units import Demand, Needs
+from heteroscale.placement.planning import exact, fits, search
+from heteroscale.placement.planning.fill import Fill
+from heteroscale.placement.planning.model import PlanReason
+from heteroscale.placement.planning.units import Demand, Needs
 
 Place = tuple[Level, int]
 

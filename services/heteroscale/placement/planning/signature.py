@@ -15,7 +15,7 @@ import numpy.typing as npt
 from heteroscale.contracts.names import ServiceName, short_hash
 from heteroscale.contracts.placements import Group
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.topology import Topology
+from heteroscale.placement.planning.topology import Topology
 
 Words = npt.NDArray[np.uint64]
 
