@@ -147,10 +147,12 @@ async def one_step(storm: Storm, stage: Stage, server: OwnRedis, proxy: Proxy, i
             await storm.order()
             server.kill()
             server.start()
-        case _:
+        case _:  # the whole machine: a worker that lives on is in test_inventory_faults, and docs/inventory.md says what it cannot have
+            await stage.kill()
             server.kill()
             server.cut_short(storm.dice.randint(1, 4_000))
             server.start()
+            stage.start(inventory)
 
 
 def healed(storm: Storm) -> bool:
