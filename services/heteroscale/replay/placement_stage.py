@@ -1,0 +1,335 @@
+"""(commands.v1, actuations.v1, fleet.v1) → placements.v1, again: cycle by cycle, each with the cut and the conflicts it recorded.
+
+A fleet starts from nothing where its history is in the bundle, else from the newest placements before the lead-in, which is
+replayed to warm up and not compared. A new generation (the inventory was lost) is rebuilt from the recorded placements, as then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from heteroscale.bus import partitioning
+from heteroscale.bus.log import Record
+from heteroscale.contracts import codec
+from heteroscale.contracts.actuations import Actuation, ActuationKind
+from heteroscale.contracts.commands import Command
+from heteroscale.contracts.errors import HeteroscaleError
+from heteroscale.contracts.fleet import FleetNode
+from heteroscale.contracts.names import FleetName, GangId, InstanceName, NodeName, ServiceName
+from heteroscale.contracts.placements import Placement
+from heteroscale.contracts.topics import CATALOGUE, Topic
+from heteroscale.contracts.units import instant_text
+from heteroscale.placement import rebuild, reservation, state
+from heteroscale.placement.fold import CycleInput, Event
+from heteroscale.placement.inventory.gang import Gang, Outcome as GangOutcome, Verdict
+from heteroscale.placement.inventory.memory import MemoryInventory
+from heteroscale.placement.inventory.protocol import Build
+from heteroscale.placement.nodes import NodeChange
+from heteroscale.placement.rebuild import Remains
+from heteroscale.placement.state import FleetState
+from heteroscale.replay import differ
+from heteroscale.replay.recorded import Found, Recorded, in_order
+from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
+
+Output = tuple[ServiceName, bool, int]  # service, dry run, seq (of a dry run: at_ms)
+
+
+@dataclass(slots=True)
+class Cycle:
+    """What one cycle wrote, and the cut it had read."""
+
+    gen: int
+    number: int
+    cut: Mapping[str, int]
+    outputs: dict[Output, Found[Placement]] = field(default_factory=dict)
+
+    @property
+    def at_ms(self) -> int:
+        """The cycle's instant."""
+        return max(found.message.at_ms for found in self.outputs.values())
+
+    def conflicts(self) -> dict[GangId, NodeName | None]:
+        """Gangs that the inventory refused then."""
+        return {
+            GangId(conflict.gang): conflict.node
+            for found in self.outputs.values()
+            if found.message.inputs is not None
+            for conflict in found.message.inputs.conflicts
+        }
+
+
+class RecordedInventory(MemoryInventory):
+    """The inventory in memory, which refuses what the real one refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals: dict[GangId, NodeName | None] = {}
+
+    async def apply(self, gangs: Sequence[Gang]) -> list[GangOutcome]:
+        """As the memory inventory, after the recorded refusals."""
+        found: list[GangOutcome] = []
+        for gang in gangs:
+            if gang.id in self.refusals:
+                found.append(GangOutcome(verdict=Verdict.CONFLICT, node=self.refusals.pop(gang.id)))
+            else:
+                found += await super().apply([gang])
+        return found
+
+
+def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
+    """Every placement of the bundle's window, byte for byte."""
+    result = StageResult(StageName.PLACEMENTS)
+    if "instance" in recorded.bundle.manifest.redactions.pseudonyms:
+        result.notes.append("instance names are pseudonyms, which a plan cannot give again: placements are taken as recorded")
+        return result
+    for fleet in recorded.fleets():
+        asyncio.run(_Fleet(recorded, fleet, result, restart_every).run())
+    return result
+
+
+def cycles(recorded: Recorded, fleet: FleetName) -> list[Cycle]:
+    """A fleet's cycles as far as they left outputs, in order. Repeated records count once."""
+    found: dict[tuple[int, int], Cycle] = {}
+    seen: set[tuple[int, Output]] = set()
+    for one in recorded.placements:
+        placement = one.message
+        if placement.fleet != fleet or placement.inputs is None or not placement.inputs.cut:
+            continue
+        key: Output = (placement.service, placement.dry_run, placement.at_ms if placement.seq is None else placement.seq)
+        if (placement.gen, key) in seen:
+            continue
+        seen.add((placement.gen, key))
+        cycle = (placement.gen, placement.inputs.cycle)
+        found.setdefault(cycle, Cycle(*cycle, placement.inputs.cut)).outputs[key] = one
+    return [cycle for _, cycle in sorted(found.items())]
+
+
+class _Fleet:
+    """One fleet through its cycles."""
+
+    def __init__(self, recorded: Recorded, fleet: FleetName, result: StageResult, restart_every: int | None) -> None:
+        self._recorded = recorded
+        self._fleet = fleet
+        self._result = result
+        self._restart_every = restart_every
+        bundle = recorded.bundle
+        partition = partitioning.partition_of(fleet.encode(), CATALOGUE[Topic.COMMANDS].partitions)
+        self._commands_at = bundle.at(Topic.COMMANDS, partition)
+        self._actuations_at = bundle.at(Topic.ACTUATIONS, partition)
+        self._fleet_at = bundle.at(Topic.FLEET, 0)
+        self._commands = [one for one in recorded.commands if one.message.fleet == fleet]
+        self._actuations = [one for one in recorded.actuations if one.message.fleet == fleet]
+        self._inventory = RecordedInventory()
+        self._newest: dict[ServiceName, Placement] = {}
+
+    async def run(self) -> None:
+        """All cycles; stops at a divergence, since what follows would repeat it."""
+        span = self._recorded.bundle.manifest.window
+        known = cycles(self._recorded, self._fleet)
+        if not known:
+            return
+        at, now, cut = await self._begin(known)
+        for index, cycle in enumerate(known[at:], start=1):
+            compared = span.from_ms <= cycle.at_ms <= span.to_ms or at == 0
+            if cycle.gen != now.gen:
+                now = await self._rebuilt(cycle, now, known[at:][index : index + 1])
+                if self._all_restated(cycle, now, compared=compared):
+                    continue
+            gap = self._gap(cut, cycle.cut)
+            if gap is not None:
+                self._result.gaps.append(gap)
+                return
+            outputs: dict[Output, Placement] = {}
+            try:
+                now, outputs = await self._cycle(now, cycle, cut)
+            except HeteroscaleError as error:
+                self._result.notes.append(f"cycle {cycle.number} of {self._fleet} could not be carried out: {error}")
+            if compared and not self._compare(cycle, outputs):
+                return
+            cut = {place: max(offset, cut.get(place, 0)) for place, offset in {**cut, **cycle.cut}.items()}
+            self._remember(cycle)
+            if self._restart_every is not None and index % self._restart_every == 0:
+                now = await self._restarted(now)
+
+    async def _begin(self, known: Sequence[Cycle]) -> tuple[int, FleetState, Mapping[str, int]]:
+        """Where to start: at the first cycle if the fleet's history is whole, else after the first cycles of the lead-in."""
+        first = known[0]
+        whole = first.gen == 1 and all(key[1] or key[2] == 1 for key in first.outputs)
+        if whole:
+            return 0, await self._built(first.gen, {}, first.cut, None), {}
+        placements = self._stragglers(first)
+        self._remember(first)
+        at = 1
+        services = {one.message.service for one in self._recorded.placements if one.message.fleet == self._fleet}
+        while at < len(known) and (services - placements.keys() - self._newest.keys()) and known[at].gen == first.gen:
+            self._remember(known[at])
+            at += 1
+        last = known[at - 1]
+        self._result.notes.append(f"{self._fleet} starts from its placements of {instant_text(last.at_ms)}")
+        return at, await self._built(last.gen, {**placements, **self._newest}, last.cut, last.number), last.cut
+
+    def _stragglers(self, first: Cycle) -> dict[ServiceName, Placement]:
+        """Newest placements from before the lead-in."""
+        found: dict[ServiceName, Placement] = {}
+        for one in self._recorded.placements:
+            placement = one.message
+            if placement.fleet == self._fleet and not placement.dry_run and placement.inputs is not None:
+                if (placement.gen, placement.inputs.cycle) < (first.gen, first.number):
+                    found[placement.service] = placement
+        return found
+
+    async def _built(
+        self, gen: int, placements: Mapping[ServiceName, Placement], cut: Mapping[str, int], number: int | None
+    ) -> FleetState:
+        """The inventory as a take-over builds it from these placements."""
+        remains = Remains(
+            fleet=self._fleet,
+            gen=gen,
+            placements=placements,
+            records=self._nodes(cut.get(self._fleet_at, 0)),
+            commands=self._answered(placements),
+            ghosts=self._ghosts(placements, cut.get(self._actuations_at, 0)),
+        )
+        image = rebuild.image(remains)
+        if number is not None:
+            image = msgspec.structs.replace(image, cycle=number)
+        old = await self._inventory.read(self._fleet)
+        fence = await self._inventory.take_fence(self._fleet)
+        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=None if old is None else old.gen, image=image))
+        return await self._restarted(None)
+
+    async def _restarted(self, now: FleetState | None) -> FleetState:
+        """The state as a new owner reads it."""
+        image = await self._inventory.read(self._fleet)
+        assert image is not None  # noqa: S101 - it was built here
+        fence = await self._inventory.take_fence(self._fleet)
+        fresh = state.from_image(self._fleet, fence, image)
+        return fresh if now is None else replace(fresh, now_ms=max(now.now_ms, fresh.now_ms), cycle=now.cycle)
+
+    async def _rebuilt(self, cycle: Cycle, now: FleetState, after: Sequence[Cycle]) -> FleetState:
+        """A new generation: rebuilt from what placements said until then."""
+        del now
+        cut = after[0].cut if after else cycle.cut
+        return await self._built(cycle.gen, self._newest, {**cut, self._actuations_at: cycle.cut.get(self._actuations_at, 0)}, None)
+
+    def _all_restated(self, cycle: Cycle, now: FleetState, *, compared: bool) -> bool:
+        """Whether a cycle's outputs are the assignments that a rebuild publishes again, and nothing was planned in it."""
+        restated = all(
+            not key[1] and key[0] in self._newest and found.message.seq == self._newest[key[0]].seq and not found.message.changes
+            for key, found in cycle.outputs.items()
+        )
+        if not restated:
+            return False
+        for key, found in sorted(cycle.outputs.items()):
+            groups = list(now.services[key[0]].groups)
+            again = msgspec.structs.replace(self._newest[key[0]], gen=cycle.gen, groups=groups, changes=[])
+            if compared:
+                self._judge(key, found, again)
+        self._remember(cycle)
+        return True
+
+    async def _cycle(self, now: FleetState, cycle: Cycle, since: Mapping[str, int]) -> tuple[FleetState, dict[Output, Placement]]:
+        """One cycle again; what it gives."""
+        self._inventory.refusals = cycle.conflicts()
+        given = CycleInput(self._events(since, cycle.cut), cycle.number, cycle.cut)
+        carried = await reservation.carry_out(self._inventory, now, given, self._nodes(cycle.cut.get(self._fleet_at, 0)))
+        outputs: dict[Output, Placement] = {}
+        for gang, _ in carried.applied:
+            placement = codec.decode(Placement, gang.payload)
+            outputs[(placement.service, False, placement.seq or 0)] = placement
+        for answer in carried.answers:
+            outputs[(answer.service, True, answer.at_ms)] = answer
+        return carried.state, outputs
+
+    def _events(self, since: Mapping[str, int], until: Mapping[str, int]) -> list[Event]:
+        """Commands and acknowledgements between two cuts, in the order in which a batch is taken."""
+        messages: dict[tuple[str, int], Event] = {}
+        records: list[Record] = []
+        lanes: Iterable[tuple[str, Sequence[Found[Command] | Found[Actuation]]]] = (
+            (self._commands_at, self._commands),
+            (self._actuations_at, self._actuations),
+        )
+        for place, lane in lanes:
+            for one in lane:
+                if since.get(place, 0) <= one.record.offset < until.get(place, 0):
+                    records.append(one.record)
+                    messages[one.record.topic, one.record.offset] = one.message
+        return [messages[record.topic, record.offset] for record in in_order(records)]
+
+    def _nodes(self, until: int) -> dict[NodeName, NodeChange]:
+        """The newest record of each node below an offset of fleet.v1."""
+        found: dict[NodeName, NodeChange] = {}
+        for record in self._recorded.fleet:
+            fleet, _, node = (record.key or b"").decode("utf-8", "replace").partition("/")
+            if record.offset < until and fleet == self._fleet:
+                value = None if record.value is None else codec.decode(FleetNode, record.value)
+                found[node] = NodeChange(node=node, record=value, revision=record.offset)
+        return found
+
+    def _answered(self, placements: Mapping[ServiceName, Placement]) -> dict[ServiceName, Command]:
+        """The Command that each placement answers, at the first instant found."""
+        found: dict[ServiceName, Command] = {}
+        for one in self._commands:
+            command, placement = one.message, placements.get(one.message.service)
+            if placement is None or command.dry_run or command.service in found:
+                continue
+            if (command.revision, command.id) == (placement.revision, placement.command_id):
+                found[command.service] = command
+        return found
+
+    def _ghosts(self, placements: Mapping[ServiceName, Placement], until: int) -> dict[InstanceName, Placement]:
+        """Instances last heard to run that no placement lists, each with the last one that did."""
+        words: dict[InstanceName, ActuationKind] = {
+            one.message.instance: one.message.kind for one in self._actuations if one.record.offset < until
+        }
+        lost = frozenset(rebuild.ghosts(words, list(placements.values())))
+        found: dict[InstanceName, Placement] = {}
+        for one in self._recorded.placements if lost else ():
+            for group in one.message.groups:
+                found |= {placed.id: one.message for placed in group.instances if placed.id in lost and one.message.fleet == self._fleet}
+        return found
+
+    def _gap(self, since: Mapping[str, int], until: Mapping[str, int]) -> Gap | None:
+        """A cut beyond what the bundle holds, or a start before it."""
+        for place, topic in ((self._commands_at, Topic.COMMANDS), (self._actuations_at, Topic.ACTUATIONS), (self._fleet_at, Topic.FLEET)):
+            part = self._recorded.bundle.parts(topic).get(int(place.rpartition("-")[2]))
+            if part is None or until.get(place, 0) > part.next_offset:
+                return Gap(f"{place}@{until.get(place, 0) - 1}", "a cycle had read it; the bundle ends before")
+            if since.get(place, 0) < part.from_offset and part.from_offset > 0 and until.get(place, 0) > since.get(place, 0):
+                return Gap(f"{place}@{since.get(place, 0)}", f"a cycle had read on from it; the bundle begins at {part.from_offset}")
+        return None
+
+    def _remember(self, cycle: Cycle) -> None:
+        for _, found in sorted(cycle.outputs.items()):
+            if not found.message.dry_run:
+                self._newest[found.message.service] = found.message
+
+    def _compare(self, cycle: Cycle, outputs: Mapping[Output, Placement]) -> bool:
+        """Whether the cycle gave what was recorded."""
+        equal = True
+        for key, found in sorted(cycle.outputs.items()):
+            equal &= self._judge(key, found, outputs.get(key))
+        for key in sorted(outputs.keys() - cycle.outputs.keys()):
+            what = f"{key[0]}, cycle {cycle.number}, is placed now and was not recorded"
+            place = self._recorded.bundle.name(Topic.PLACEMENTS)
+            self._result.differs(Divergence(self._result.compared + 1, place, what, Outcome.DIVERGED, (), (), key[0], cycle.at_ms))
+            equal = False
+        return equal
+
+    def _judge(self, key: Output, found: Found[Placement], again: Placement | None) -> bool:
+        number = self._result.compared + 1
+        what = f"{key[0]}{' (dry run)' if key[1] else ''} {instant_text(found.message.at_ms)}, seq {found.message.seq}"
+        if again is not None and (codec.encode(again) == found.record.value or again == found.message):
+            self._result.same()
+            return True
+        if again is None:
+            differences = [differ.Difference("placement", f"seq {found.message.seq}", differ.ABSENT)]
+        else:
+            differences = differ.of_messages(found.message, again)
+        outcome = Outcome.OTHER_REASON if again is not None and again.groups == found.message.groups else Outcome.DIVERGED
+        self._result.differs(Divergence(number, found.place, what, outcome, differences, (), key[0], found.message.at_ms))
+        return False

@@ -1,0 +1,43 @@
+"""A bundle through the live cores, stage by stage, each stage on the recorded inputs of its own: the first that differs is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from heteroscale.contracts.errors import Rejected
+from heteroscale.replay import decision_stage, placement_stage, signal_stage
+from heteroscale.replay.bundle import Bundle
+from heteroscale.replay.recorded import Recorded
+from heteroscale.replay.verdict import Gap, StageName, StageResult, Verdict
+
+STAGES = {
+    StageName.SIGNALS: signal_stage.verify,
+    StageName.DECISIONS: decision_stage.verify,
+    StageName.PLACEMENTS: placement_stage.verify,
+}
+
+
+def verify(
+    bundle: Bundle,
+    *,
+    stages: Iterable[StageName] = tuple(StageName),
+    restart_every: int | None = None,
+    progress: Callable[[StageName], None] = lambda _stage: None,
+) -> Verdict:
+    """All stages. With `restart_every`, every stage forgets its memory at each n-th step and goes on from what is durable.
+
+    Raises Rejected (`damaged`); a record that this build cannot read makes its stage not replayable.
+    """
+    recorded = Recorded(bundle)
+    results: list[StageResult] = []
+    for stage in stages:
+        progress(stage)
+        try:
+            results.append(STAGES[stage](recorded, restart_every=restart_every))
+        except Rejected as error:
+            if error.code != "unreadable":
+                raise
+            results.append(StageResult(stage, unreplayable=[str(error)]))
+    for text in bundle.lacking():
+        results[0].gaps.append(Gap(str(bundle.folder), text))
+    return Verdict(results)
