@@ -12,12 +12,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Histogram, InstanceSample, Samples
 from heteroscale.decision.law import ratio
-from heteroscale.simulator.service import slo_s
+from heteroscale.simulator.fluid import Latency, Served, Strength
+from heteroscale.simulator.pool import Kind
+from heteroscale.simulator.service import edges_of, slo_s
+
+Floats = npt.NDArray[np.float64]
 
 MINUTE_MS = 60_000
 Yardstick = Mapping[tuple[str, str], float]  # (role, GPU type) → tokens/s a GPU does at most within the SLO
@@ -110,6 +117,35 @@ class Tally:
             self.last[sample.instance] = now
             if self.start_ms < sample.at_ms <= self.end_ms:
                 self._difference(sample, before, now)
+
+    def served(self, from_ms: int, step_ms: int, served: Served, latency: Latency, strength: Strength) -> None:
+        """Add steps as a direct run counts them; the first ends at `from_ms` + `step_ms`."""
+        ends = from_ms + step_ms * np.arange(1, len(served.requests) + 1)
+        counted = (self.start_ms < ends) & (ends <= self.end_ms)
+        if not counted.any():
+            return
+        in_ttft = served.requests * self._share("ttft", latency.ttft)
+        in_tbt = served.output * self._share("tbt", latency.tbt)
+        for index in np.flatnonzero(counted).tolist():
+            minute = self.minutes[(int(ends[index]) - 1) // MINUTE_MS]
+            minute.requests += float(served.requests[index])
+            minute.in_ttft += float(in_ttft[index])
+            minute.tokens += float(served.output[index])
+            minute.in_tbt += float(in_tbt[index])
+        for part in strength.parts:
+            peak = self.yardstick.get((part.role, part.gpu_type))
+            whole = strength.prefill if part.kind is Kind.PREFILL else strength.decode
+            tokens = served.missed if part.kind is Kind.PREFILL else served.output
+            if peak and whole and part.kind is not Kind.OTHER:
+                self.work[part.role] += part.power / whole * float(tokens[counted].sum()) / peak
+
+    def _share(self, name: str, within: Floats) -> Floats | float:
+        """The column of a service's target; all, if there is no target."""
+        limit = slo_s(self.spec, name)
+        if limit is None:
+            return 1.0
+        edges = edges_of(self.spec, Kind.PREFILL if name == "ttft" else Kind.DECODE)
+        return np.asarray(within[:, int(np.searchsorted(edges, limit))])
 
     def _difference(self, sample: InstanceSample, before: Last, now: Last) -> None:
         minute = self.minutes[(sample.at_ms - 1) // MINUTE_MS]

@@ -1,0 +1,231 @@
+"""The loop without a log: the production cores of decision and placement called one after the other, hop by hop.
+
+For large fleets and for many runs. The rules of time are the lockstep's: a window that ends at E is decided at the first boundary
+at or after E + interval + lateness, and what is placed then takes effect then. Telemetry is not made; see `panes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from heteroscale.contracts.actuations import Actuation
+from heteroscale.contracts.commands import Command
+from heteroscale.contracts.decisions import Decision
+from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.fleet import FleetNode
+from heteroscale.contracts.names import RoleName
+from heteroscale.contracts.placements import Placement, PlacementStatus
+from heteroscale.contracts.signals import SignalWindow
+from heteroscale.contracts.spec import ServiceSpec
+from heteroscale.contracts.telemetry import EngineState
+from heteroscale.decision import controller
+from heteroscale.simulator import fluid
+from heteroscale.simulator.fluid import Strength
+from heteroscale.simulator.lockstep import Seen, rhythm
+from heteroscale.simulator.panes import Ghost, Look, Panes
+from heteroscale.simulator.report import Tally
+from heteroscale.simulator.site import Site
+from heteroscale.simulator.world import STEP_MS, World
+
+class Decider(Protocol):
+    """The decision service of one service."""
+
+    def window(self, window: SignalWindow) -> tuple[Decision, Command | None]:
+        """Decide a window."""
+        ...
+
+    def placed(self, placement: Placement) -> None:
+        """Hear of a placement."""
+        ...
+
+
+class Ours:
+    """The production controller."""
+
+    def __init__(self, spec: ServiceSpec) -> None:
+        self.state, _ = controller.step(controller.ServiceState(spec.service), spec)
+
+    def window(self, window: SignalWindow) -> tuple[Decision, Command | None]:
+        """See Decider."""
+        self.state, effects = controller.step(self.state, window)
+        if effects.decision is None:
+            raise Rejected("window", "windows must come in ascending order", window.service)
+        return effects.decision, effects.command
+
+    def placed(self, placement: Placement) -> None:
+        """See Decider."""
+        self.state, _ = controller.step(self.state, placement)
+
+
+OnHop = Callable[[World, Seen], None]
+
+
+@dataclass(slots=True)
+class _Played:
+    """What is kept of one service while it is played."""
+
+    panes: Panes
+    decider: Decider
+    tally: Tally
+    strength: Strength
+    looks: dict[RoleName, Look] = field(default_factory=dict)
+    windows: list[SignalWindow] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Direct:
+    """One run. `deciders` and `tallies` by service."""
+
+    world: World
+    deciders: dict[str, Decider]
+    tallies: dict[str, Tally]
+    seen: Seen = field(default_factory=Seen)
+    played: dict[str, _Played] = field(init=False)
+    sites: dict[str, Site] = field(init=False)
+    unsaid: list[FleetNode] = field(init=False)
+
+    def __post_init__(self) -> None:
+        models = self.world.models
+        self.played = {
+            name: _Played(Panes(model), self.deciders[name], self.tallies[name], fluid.strength_of(model))
+            for name, model in sorted(models.items())
+        }
+        self.sites = {fleet: Site(fleet) for fleet in sorted({node.fleet for node in self.world.nodes.values()})}
+        self.unsaid = [node for _, node in sorted(self.world.nodes.items())]
+
+    def play(self, until_ms: int, on_hop: OnHop) -> None:
+        """Hop by hop until `until_ms` has been reached."""
+        here = self.world
+        hop, phase = rhythm(list(here.specs.values()))
+        boundary = here.now_ms - here.now_ms % hop + phase
+        while here.now_ms < until_ms:
+            boundary += hop if boundary <= here.now_ms else 0
+            self._advance(boundary)
+            said = here.actuator.take_outbox()
+            self._place(said, self._decide(boundary))
+            on_hop(here, self.seen)
+
+    def _advance(self, until_ms: int) -> None:
+        """Serve up to `until_ms`, stopping wherever something changes or is looked at."""
+        here = self.world
+        while here.now_ms < until_ms:
+            cut = self._next_cut(until_ms)
+            self._serve(cut)
+            here.now_ms = cut
+            self._change()
+            for name, played in self.played.items():
+                rules = here.models[name].spec.window
+                if (cut + rules.interval.ms) % rules.hop.ms == 0:
+                    played.looks = played.panes.look(cut, here.actuator.running.values())
+                if cut % rules.hop.ms == 0:
+                    played.panes.close()
+                    if cut >= here.scene.opens_at_ms + rules.size.ms:
+                        played.windows.append(played.panes.window(cut, played.looks))
+
+    def _next_cut(self, until_ms: int) -> int:
+        here = self.world
+        cuts = [until_ms]
+        if here.due:
+            cuts.append(here.due[0][0])
+        change = here.actuator.next_change_ms()
+        if change is not None:
+            cuts.append(change)
+        for model in here.models.values():
+            rules = model.spec.window
+            cuts.append(here.now_ms - here.now_ms % rules.hop.ms + rules.hop.ms)
+            looked = here.now_ms + rules.interval.ms
+            cuts.append(looked - looked % rules.hop.ms + rules.hop.ms - rules.interval.ms)
+        step = here.now_ms + STEP_MS
+        return max(step, min(cut + (-cut) % STEP_MS for cut in cuts))
+
+    def _serve(self, until_ms: int) -> None:
+        here = self.world
+        first = (here.now_ms - here.scene.opens_at_ms) // STEP_MS
+        last = (until_ms - here.scene.opens_at_ms) // STEP_MS
+        for name, played in self.played.items():
+            model = here.models[name]
+            if first >= len(model.load):
+                continue
+            served = fluid.serve(model, first, min(last, len(model.load)), STEP_MS / 1000, played.strength)
+            latency = fluid.latency(model, served, played.panes.edges, played.strength)
+            played.panes.add(served, latency, played.strength)
+            played.tally.served(here.now_ms, STEP_MS, served, latency, played.strength)
+
+    def _change(self) -> None:
+        """Faults that are due, engines that get ready or end."""
+        here = self.world
+        change = here.actuator.next_change_ms()
+        faulty = bool(here.due) and here.due[0][0] <= here.now_ms
+        if not faulty and (change is None or change > here.now_ms):
+            return
+        if faulty:
+            before = dict(here.actuator.running)
+            here._faults()  # noqa: SLF001 - the world's own step, without its samples
+            for name in sorted(before.keys() - here.actuator.running.keys()):
+                run = before[name]
+                if run.engine.state is EngineState.SERVING:
+                    interval = here.models[run.service].spec.window.interval.ms
+                    self.played[run.service].panes.ghosts.append(Ghost(run.engine.role, (here.now_ms - 1) // interval * interval))
+            self.unsaid += here.restated
+            here.restated = []
+        here.actuator.advance(here.now_ms)
+        self._count_engines()
+
+    def _count_engines(self) -> None:
+        for name, played in self.played.items():
+            played.strength = fluid.strength_of(self.world.models[name])
+
+    def _decide(self, boundary: int) -> list[Command]:
+        commands = []
+        for name, played in self.played.items():
+            rules = self.world.models[name].spec.window
+            while played.windows and played.windows[0].end_ms + rules.interval.ms + rules.allowed_lateness.ms <= boundary:
+                window = played.windows.pop(0)
+                decision, command = played.decider.window(window)
+                self.seen.windows[name] = window
+                self.seen.decisions[name] = decision
+                if decision.action != "hold":
+                    self.seen.moves.append(decision)
+                played.tally.decision(decision)
+                if command is not None and not command.dry_run:
+                    commands.append(command)
+        return commands
+
+    def _place(self, said: Sequence[Actuation], commands: Sequence[Command]) -> None:
+        """A cycle a fleet, unless all it could do is to affirm what has converged."""
+        for fleet, site in self.sites.items():
+            orders = [command for command in commands if command.fleet == fleet and not self._affirms(command)]
+            acks = [ack for ack in said if ack.fleet == fleet]
+            nodes = [node for node in self.unsaid if node.fleet == fleet]
+            if not (orders or acks or nodes):
+                continue
+            for placement in site.cycle([*orders, *acks], nodes):
+                self._carry_out(placement)
+        self.unsaid = []
+
+    def _affirms(self, command: Command) -> bool:
+        known = self.seen.placements.get(command.service)
+        return known is not None and known.revision == command.revision and known.status is PlacementStatus.CONVERGED
+
+    def _carry_out(self, placement: Placement) -> None:
+        played = self.played[placement.service]
+        played.decider.placed(placement)
+        if placement.dry_run or placement.seq is None:
+            return
+        self.seen.placements[placement.service] = placement
+        played.tally.placement(placement)
+        self.world.actuator.placed(placement, self.world.now_ms)
+        played.strength = fluid.strength_of(self.world.models[placement.service])
+
+
+def can_play(specs: Sequence[ServiceSpec]) -> str | None:
+    """Why these specs cannot be played this way; null if they can."""
+    for spec in specs:
+        rules = spec.window
+        phase = rules.interval.ms + rules.allowed_lateness.ms
+        if any(length % STEP_MS for length in (rules.hop.ms, rules.interval.ms, phase)):
+            return f"{spec.service}: hop, interval and lateness must be multiples of {STEP_MS // 1000} s"
+    return None
+
