@@ -2,6 +2,7 @@
 
 python tests/benchmarks/publisher.py [--samples 50000]
 """
+# ruff: noqa: T201 (a benchmark prints)
 
 from __future__ import annotations
 

@@ -95,6 +95,12 @@ SIGNALS_INSTANCES = _gauge("signals_instances", "instances", "Instances remember
 SIGNALS_BYTES = _gauge("signals_memory_bytes", "bytes", "Memory of the sample columns, per partition held", "partition")
 SIGNALS_CLOSE_SECONDS = _histogram("signals_close", "From closing windows until they are durable on signals.v1")
 
+# telemetry
+EXPORT_SCRAPES = _counter("export_scrapes", "pages", "Pages asked for, by what came of it", "outcome")
+EXPORT_SECONDS = _histogram("export_scrape", "From asking for a page until it is read")
+EXPORT_TARGETS = _gauge("export_targets", "engines", "Engines that the exporter scrapes")
+EXPORT_DROPPED = _gauge("export_dropped_samples", "samples", "Samples dropped because the log was away for too long")
+
 # actuation
 ASSIGNMENTS = _counter("actuation_assignments", "records", "Assignments handed to the actuator; skipped are repeated or older", "outcome")
 ACKNOWLEDGEMENTS = _counter("actuation_acknowledgements", "records", "Acknowledgements written, by kind", "kind")

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 SHOWN_CHARACTERS = 80
+MEMO_LINES_MAX = 20_000
 BLANK_MIN = 9_223_372_036_854_775_000.0  # blank values are the last few below 2^63, which floats cannot tell apart
 
 
@@ -38,14 +39,48 @@ class Page(NamedTuple):
     problems: list[Problem]
 
 
-def parse(payload: bytes) -> Page:
-    """Read a page of any bytes; what cannot be read is listed, never raised."""
+class Memo:
+    """What the lines of one engine's pages say beside their values: names and labels repeat from scrape to scrape."""
+
+    def __init__(self, lines_max: int = MEMO_LINES_MAX) -> None:
+        self._known: dict[bytes, tuple[str, Labels]] = {}
+        self._lines_max = lines_max
+
+    def recall(self, raw: bytes) -> tuple[str, Labels, float] | None:
+        """A line seen before with another value; null for any other, and for one that is more than `name{labels} value`."""
+        key, value = _halves(raw)
+        known = self._known.get(key)
+        if known is None or b"_" in value:
+            return None
+        try:
+            return (*known, float(value))
+        except ValueError:
+            return None
+
+    def learn(self, raw: bytes, series: Series) -> None:
+        """Remember a line that was read."""
+        if len(self._known) >= self._lines_max:
+            self._known.clear()
+        self._known[_halves(raw)[0]] = (series.name, series.labels)
+
+
+def parse(payload: bytes, memo: Memo | None = None) -> Page:
+    """Read a page of any bytes; what cannot be read is listed, never raised. `memo` makes the next page of its engine cheap."""
     found: dict[tuple[str, Labels], Series] = {}
     problems: list[Problem] = []
     for number, raw in enumerate(payload.split(b"\n"), start=1):
+        if not raw or raw.startswith(b"#"):
+            continue
+        known = None if memo is None else memo.recall(raw)
+        if known is not None:
+            name, labels, value = known
+            found[name, labels] = Series(name, labels, value, number)
+            continue
         try:
             for series in _read(raw.decode().strip(), number):
                 found[series.name, series.labels] = series
+                if memo is not None:
+                    memo.learn(raw, series)
         except (ValueError, IndexError, KeyError) as error:
             problems.append(Problem(number, f"malformed line skipped: {_shown(raw)} ({error})"[:300]))
     by_name: dict[str, list[Series]] = {}
@@ -57,6 +92,15 @@ def parse(payload: bytes) -> Page:
 def is_number(value: float) -> bool:
     """Whether it is a count or a size. -1 means `not enabled`, NaN and the numbers around 2^63 mean nothing."""
     return 0 <= value < BLANK_MIN
+
+
+def _halves(raw: bytes) -> tuple[bytes, bytes]:
+    """A line's name with labels, and what follows."""
+    head, brace, tail = raw.rpartition(b"}")
+    if brace:
+        return head, tail
+    name, _, value = raw.strip().partition(b" ")
+    return name, value
 
 
 def _read(line: str, number: int) -> list[Series]:

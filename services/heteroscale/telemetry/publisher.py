@@ -36,6 +36,7 @@ __all__ = ["AsyncPublisher", "Layouts", "Publisher", "PublisherLimits", "Publish
 PublisherSettings = BusSettings  # where the log is: address, prefix, security
 CLOSE_LIMIT_S: Final = 5.0
 EXIT_LIMIT_S: Final = 1.0  # of an engine that ends without closing its publisher
+LET_GO_LIMIT_S: Final = 0.5  # for connections, whatever is left of the limit
 _EPILOGUE_S: Final = 3.0  # connections are let go of after the samples are gone
 
 
@@ -58,7 +59,7 @@ class _Front:
         self._layouts = layouts
         self._limits = PublisherLimits() if limits is None else limits
         self._outbox = Outbox(source, self._limits)
-        self._open = (lambda: connect.build_log(settings)) if log is None else log
+        self._log = log
         self._drain_limit = DrainLimit(EXIT_LIMIT_S)
         self._closed = False
 
@@ -71,11 +72,18 @@ class _Front:
         """Put a sample in the outbox; false if it was refused."""
         return not self._closed and self._outbox.put(service or self._service, sample, self._layouts if layouts is None else layouts)
 
-    def _pump(self) -> Pump:
+    async def _deliver(self, stop: asyncio.Event) -> None:
+        """Until `stop`, then as long as the limit allows; always lets go of the log."""
         quiet = logging.getLogger("aiokafka")
         if quiet.level == logging.NOTSET:  # an engine's log is not the place for a client's every attempt
             quiet.setLevel(logging.CRITICAL)
-        return Pump(self._outbox, self._open, self._settings.prefix, self._limits.linger_ms)
+        log = connect.build_log(self._settings) if self._log is None else self._log()
+        try:
+            await Pump(self._outbox, log, self._settings.prefix, self._limits.linger_ms).run(stop, self._drain_limit)
+        finally:
+            with contextlib.suppress(Exception, TimeoutError):
+                async with asyncio.timeout(max(LET_GO_LIMIT_S, self._drain_limit())):
+                    await log.close()
 
 
 class Publisher(_Front):
@@ -88,8 +96,7 @@ class Publisher(_Front):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._starting = threading.Lock()
-        ours = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: None if (one := ours()) is None else one._forked())  # noqa: SLF001 - this class
+        os.register_at_fork(after_in_child=_AfterFork(self))
 
     def publish(self, sample: InstanceSample, *, layouts: Layouts | None = None, service: str | None = None) -> bool:
         """Hand in a sample; whether it was taken. Returns within microseconds and never raises."""
@@ -131,8 +138,8 @@ class Publisher(_Front):
         finally:
             self._starting.release()
 
-    def _forked(self) -> None:
-        """The parent's thread is not here, and what the parent held is its own to deliver."""
+    def forked(self) -> None:
+        """In a child process: the parent's thread is not here, and what the parent held is its own to deliver."""
         self._starting = threading.Lock()
         self._outbox = Outbox(self._outbox.source, self._limits)
         self._thread = self._loop = self._stop = None
@@ -146,12 +153,24 @@ class Publisher(_Front):
             self._loop = asyncio.get_running_loop()
             if self._closed:
                 self._stop.set()
-            await self._pump().run(self._stop, self._drain_limit)
+            await self._deliver(self._stop)
 
         try:
             asyncio.run(whole())
         except Exception as error:  # noqa: BLE001 - the thread must not end loudly inside an engine; `stats` says why it ended
             self._outbox.failed(error)
+
+
+class _AfterFork:
+    """Tells a publisher that still exists; a hook cannot be taken back."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = weakref.ref(publisher)
+
+    def __call__(self) -> None:
+        publisher = self._publisher()
+        if publisher is not None:
+            publisher.forked()
 
 
 class AsyncPublisher(_Front):
@@ -168,7 +187,7 @@ class AsyncPublisher(_Front):
         """Deliver from now on, in a task of this loop."""
         if self._task is None:
             self._stop = asyncio.Event()
-            self._task = asyncio.create_task(self._pump().run(self._stop, self._drain_limit), name="heteroscale-publisher")
+            self._task = asyncio.create_task(self._deliver(self._stop), name="heteroscale-publisher")
             self._task.add_done_callback(self._ended)
         return self
 

@@ -7,7 +7,6 @@ telemetry has nowhere to go.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from heteroscale.telemetry.publisher_buffer import NO_LAYOUTS, Batch, Buffer, La
 
 BACKOFF_FIRST_S: Final = 0.25
 BACKOFF_MAX_S: Final = 5.0
-CLOSE_LIMIT_S: Final = 0.5  # for letting go of connections, whatever is left of the limit
 LAYOUT_SETS_MAX: Final = 1_024  # remembered encodings of bucket edges; engines of a process have a handful
 _LOGGER: Final = logging.getLogger("heteroscale.telemetry")
 
@@ -140,9 +138,9 @@ class Outbox:
 class Pump:
     """Moves an outbox to a log until it is told to stop, then empties it within a limit."""
 
-    def __init__(self, outbox: Outbox, log: Callable[[], Log], prefix: str, linger_ms: int) -> None:
+    def __init__(self, outbox: Outbox, log: Log, prefix: str, linger_ms: int) -> None:
         self._outbox = outbox
-        self._open = log
+        self._log = log
         self._topic = topic_name(prefix, Topic.TELEMETRY)
         self._linger_s = linger_ms / 1_000
         self._away = False
@@ -150,45 +148,47 @@ class Pump:
 
     async def run(self, stop: asyncio.Event, drain_limit_s: Callable[[], float]) -> None:
         """Until `stop`; then at most so many seconds more. Raises nothing but cancellation."""
-        log = self._open()
+        work = asyncio.create_task(self._work(stop), name="heteroscale-publisher-work")
+        stopping = asyncio.create_task(stop.wait())
         try:
-            while not await stopped_within(stop, self._linger_s):
-                await self._empty(log, stop)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(drain_limit_s()):
-                    await self._empty(log, asyncio.Event())
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work}, timeout=drain_limit_s())
         finally:
+            for task in (work, stopping):
+                task.cancel()
+            await asyncio.gather(work, stopping, return_exceptions=True)
             if self._under_way is not None:
                 self._outbox.lost(self._under_way.samples)
             self._outbox.discard()
-            with contextlib.suppress(Exception, TimeoutError):
-                async with asyncio.timeout(max(CLOSE_LIMIT_S, drain_limit_s())):
-                    await log.close()
 
-    async def _empty(self, log: Log, stop: asyncio.Event) -> None:
-        """Send all there is, as long as `stop` is not set; what is under way then stays the first to go."""
-        while (batch := self._under_way or self._outbox.take()) is not None:
-            self._under_way = batch
-            if not await self._deliver(log, batch, stop):
-                return
-            self._under_way = None
-            self._outbox.sent(batch.samples)
+    async def _work(self, stop: asyncio.Event) -> None:
+        """Send what there is, again and again; once more after `stop`."""
+        last = False
+        while not last:
+            last = await stopped_within(stop, self._linger_s)
+            while (batch := self._outbox.take()) is not None:
+                self._under_way = batch
+                await self._deliver(batch, stop)
+                self._under_way = None
+                self._outbox.sent(batch.samples)
 
-    async def _deliver(self, log: Log, batch: Batch, stop: asyncio.Event) -> bool:
-        """Append a batch, as often as it takes; false once `stop` is set and it has not worked."""
+    async def _deliver(self, batch: Batch, stop: asyncio.Event) -> None:
+        """Append a batch, as often as it takes."""
         entry = Entry(self._topic, batch.service.encode(), batch.value, batch.at_ms)
         pause_s = BACKOFF_FIRST_S
         while True:
             try:
-                await log.append([entry])
+                await self._log.append([entry])
             except Exception as error:  # noqa: BLE001 - the engine goes on whatever the log says, and so does this
                 self._outbox.failed(error)
                 self._tell(error)
             else:
                 self._tell(None)
-                return True
-            if await stopped_within(stop, pause_s):
-                return False
+                return
+            if stop.is_set():
+                await asyncio.sleep(BACKOFF_FIRST_S)
+            else:
+                await stopped_within(stop, pause_s)
             pause_s = min(BACKOFF_MAX_S, pause_s * 2)
 
     def _tell(self, error: Exception | None) -> None:
