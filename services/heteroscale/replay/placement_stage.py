@@ -25,7 +25,9 @@ from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.placement import rebuild, reservation, state
 from heteroscale.placement.fold import CycleInput, Event
-from heteroscale.placement.inventory.gang import Gang, Outcome as GangOutcome, Verdict
+from heteroscale.placement.inventory.entries import ServiceEntry
+from heteroscale.placement.inventory.gang import Gang, Verdict
+from heteroscale.placement.inventory.gang import Outcome as GangOutcome
 from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.nodes import NodeChange
@@ -196,7 +198,8 @@ class _Fleet:
         )
         image = rebuild.image(remains)
         if number is not None:
-            image = msgspec.structs.replace(image, cycle=number)
+            services = {name: self._as_of(entry, placements[name]) for name, entry in image.services.items()}
+            image = msgspec.structs.replace(image, cycle=number, services=services)
         old = await self._inventory.read(self._fleet)
         fence = await self._inventory.take_fence(self._fleet)
         await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=None if old is None else old.gen, image=image))
@@ -280,6 +283,19 @@ class _Fleet:
             if (command.revision, command.id) == (placement.revision, placement.command_id):
                 found[command.service] = command
         return found
+
+    def _as_of(self, entry: ServiceEntry, placement: Placement) -> ServiceEntry:
+        """The entry with the newest command that its placement had seen, and the first instant known of that revision."""
+        known = [
+            one.message
+            for one in self._commands
+            if one.message.service == placement.service and not one.message.dry_run and one.message.at_ms <= placement.at_ms
+        ]
+        mine = [one for one in known if (one.revision, one.id) == (placement.revision, placement.command_id)]
+        if not mine:
+            return msgspec.structs.replace(entry, command=msgspec.structs.replace(entry.command, at_ms=0))
+        newest = max(mine, key=lambda one: one.at_ms)
+        return msgspec.structs.replace(entry, command=newest, first_at_ms=min(one.at_ms for one in mine))
 
     def _ghosts(self, placements: Mapping[ServiceName, Placement], until: int) -> dict[InstanceName, Placement]:
         """Instances last heard to run that no placement lists, each with the last one that did."""

@@ -1,0 +1,255 @@
+"""One decision, backwards to the samples it was made from and forwards to the nodes it led to. Every step with its place on the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from heteroscale.bus.log import Record
+from heteroscale.contracts import codec
+from heteroscale.contracts.decisions import Decision
+from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.names import GpuTypeName, InstanceName, NodeName, RoleName, ServiceName
+from heteroscale.contracts.placements import InstanceState, Placement
+from heteroscale.contracts.signals import RoleSignal, SignalWindow
+from heteroscale.contracts.telemetry import InstanceSample, Samples, TelemetryRecord
+from heteroscale.contracts.topics import Topic
+from heteroscale.contracts.units import instant_text
+from heteroscale.replay.capture import service_of
+from heteroscale.replay.recorded import Found, Recorded, place_of
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """What one instance said inside the window's offsets. Tokens are the counters' increase between its first and last sample."""
+
+    instance: InstanceName
+    role: RoleName
+    node: NodeName | None
+    gpu_type: GpuTypeName | None
+    samples: int
+    first: str
+    last: str
+    decode_tokens: float | None
+    prompt_tokens: float | None
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """One transition that followed, and where the instance is."""
+
+    at_ms: int
+    place: str
+    instance: InstanceName
+    role: RoleName | None
+    before: InstanceState | None
+    after: InstanceState | None
+    reason: str
+    nodes: list[NodeName]
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """An acknowledgement."""
+
+    at_ms: int
+    place: str
+    instance: InstanceName
+    kind: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole chain. Places are `topic/partition@offset`."""
+
+    decision: Decision
+    decision_at: str
+    state_at: str | None
+    spec_at: str | None
+    window_at: str | None
+    window: dict[RoleName, RoleSignal]
+    window_closed_by: str | None
+    heard: list[Heard]
+    placements_read: list[str]
+    commands: list[str]
+    answers: list[str]
+    moved: list[Moved]
+    said: list[Said]
+    converged: str | None
+
+
+def find(recorded: Recorded, text: str) -> Found[Decision]:
+    """A decision by its id, which may be shortened. Raises Rejected (`no_decision`, `ambiguous`)."""
+    wanted = text.removeprefix("d-")
+    hits = [found for of_service in recorded.decisions.values() for found in of_service if found.message.id.startswith(wanted)]
+    if not hits:
+        raise Rejected("no_decision", "no decision in this bundle begins so; heteroscale incident show lists the moves", text)
+    if len(hits) > 1:
+        raise Rejected("ambiguous", f"{len(hits)} decisions begin so: {', '.join(sorted(found.message.id for found in hits))}", text)
+    return hits[0]
+
+
+def in_force(recorded: Recorded, at_ms: int, service: ServiceName | None) -> list[Found[Decision]]:
+    """The decision of each service (or of one) that was in force at an instant. Raises Rejected (`no_decision`)."""
+    names = [service] if service is not None else sorted(recorded.decisions)
+    found = []
+    for name in names:
+        known = recorded.decisions.get(name)
+        if known is None:
+            raise Rejected("unknown_service", f"is not in this bundle; it has {', '.join(sorted(recorded.decisions))}", name)
+        before = [one for one in known if one.message.at_ms <= at_ms]
+        if before:
+            found.append(before[-1])
+    if not found:
+        first = min((one.message.at_ms for of_service in recorded.decisions.values() for one in of_service), default=0)
+        raise Rejected("no_decision", f"nothing was decided yet; the first decision here is of {instant_text(first)}", instant_text(at_ms))
+    return found
+
+
+def explain(recorded: Recorded, found: Found[Decision]) -> Explanation:
+    """The chain of one decision."""
+    decision = found.message
+    service = decision.service
+    window = _window_of(recorded, decision)
+    state = next((one for one in recorded.states.get(service, ()) if one.message.law.window_end_ms == decision.at_ms), None)
+    commands = [one for one in recorded.commands if one.message.service == service and one.message.decision_id == decision.id]
+    answers = list(_answers(recorded, decision))
+    moved = [one for answer in answers for one in _moves(answer)]
+    born = {one.instance for one in moved}
+    first_answer_ms = min((answer.message.at_ms for answer in answers), default=decision.at_ms)
+    said = [
+        Said(at_ms=one.message.at_ms, place=one.place, instance=one.message.instance, kind=one.message.kind.value)
+        for one in recorded.actuations
+        if one.message.instance in born and one.message.at_ms >= first_answer_ms
+    ]
+    settled = next((answer for answer in answers if answer.message.status.value == "converged"), None)
+    return Explanation(
+        decision=decision,
+        decision_at=found.place,
+        state_at=None if state is None else state.place,
+        spec_at=_spec_at(recorded, decision),
+        window_at=None if window is None else window.place,
+        window={} if window is None else window.message.roles,
+        window_closed_by=None if window is None else _closed_by(recorded, window.message),
+        heard=[] if window is None else _heard(recorded, window.message),
+        placements_read=_placements_read(recorded, decision),
+        commands=[one.place for one in commands],
+        answers=[answer.place for answer in answers],
+        moved=moved,
+        said=sorted(said, key=lambda one: (one.at_ms, one.place)),
+        converged=None if settled is None else f"{settled.place} ({instant_text(settled.message.at_ms)})",
+    )
+
+
+def _window_of(recorded: Recorded, decision: Decision) -> Found[SignalWindow] | None:
+    return next((one for one in recorded.windows.get(decision.service, ()) if one.message.end_ms == decision.at_ms), None)
+
+
+def _spec_at(recorded: Recorded, decision: Decision) -> str | None:
+    cut = next((offset for at, offset in decision.inputs.items() if Topic.SPECS.value in at), None)
+    known = [record for record, _ in recorded.specs.get(decision.service, ()) if cut is None or record.offset < cut]
+    return place_of(known[-1]) if known else None
+
+
+def _closed_by(recorded: Recorded, window: SignalWindow) -> str | None:
+    if window.inputs is None:
+        return None
+    return f"{recorded.bundle.name(Topic.TELEMETRY)}/{window.inputs.partition}@{window.inputs.last_offset}"
+
+
+def _heard(recorded: Recorded, window: SignalWindow) -> list[Heard]:
+    """Samples of the window's service between the offsets that the window names, by instance."""
+    inputs = window.inputs
+    if inputs is None or inputs.first_offset is None:
+        return []
+    found: dict[InstanceName, list[tuple[Record, int]]] = {}
+    samples: dict[InstanceName, list[tuple[int, float | None, float | None]]] = {}
+    shape: dict[InstanceName, tuple[RoleName, NodeName | None, GpuTypeName | None]] = {}
+    for record in recorded.bundle.records(Topic.TELEMETRY):
+        inside = record.partition == inputs.partition and inputs.first_offset <= record.offset <= inputs.last_offset
+        if not inside or record.value is None or service_of(record) != window.service:
+            continue
+        for sample in _samples(record.value):
+            found.setdefault(sample.instance, []).append((record, sample.at_ms))
+            samples.setdefault(sample.instance, []).append((sample.at_ms, sample.generation_tokens, sample.prompt_tokens))
+            shape[sample.instance] = (sample.role, sample.node, sample.gpu_type)
+    heard = []
+    for instance, records in sorted(found.items()):
+        role, node, gpu_type = shape[instance]
+        ordered = sorted(samples[instance])
+        heard.append(
+            Heard(
+                instance=instance,
+                role=role,
+                node=node,
+                gpu_type=gpu_type,
+                samples=len(records),
+                first=place_of(min(records, key=lambda one: one[1])[0]),
+                last=place_of(max(records, key=lambda one: one[1])[0]),
+                decode_tokens=_increase([one[1] for one in ordered]),
+                prompt_tokens=_increase([one[2] for one in ordered]),
+            )
+        )
+    return heard
+
+
+def _samples(payload: bytes) -> list[InstanceSample]:
+    try:
+        message = codec.decode(TelemetryRecord, payload)  # type: ignore[arg-type] # a union decodes like a type
+    except Rejected:
+        return []
+    return message.samples if isinstance(message, Samples) else []
+
+
+def _increase(values: list[float | None]) -> float | None:
+    """The sum of rises, a fall being a restart; null without two values."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return None
+    return sum(after - before if after >= before else after for before, after in zip(known, known[1:], strict=False))
+
+
+def _placements_read(recorded: Recorded, decision: Decision) -> list[str]:
+    """Placements that were folded since the decision before."""
+    cut = next((offset for at, offset in decision.inputs.items() if Topic.PLACEMENTS.value in at), 0)
+    before = [one.message for one in recorded.decisions.get(decision.service, ()) if one.message.at_ms < decision.at_ms]
+    since = next((offset for at, offset in before[-1].inputs.items() if Topic.PLACEMENTS.value in at), 0) if before else 0
+    return [
+        one.place for one in recorded.placements if service_of(one.record) == decision.service and since <= one.record.offset < cut
+    ]
+
+
+def _answers(recorded: Recorded, decision: Decision) -> Iterator[Found[Placement]]:
+    """Placements of the command that the decision gave, up to the one that says converged."""
+    if decision.command_id != decision.id:
+        return
+    seen: set[tuple[int, int | None]] = set()
+    for one in recorded.placements:
+        placement = one.message
+        key = (placement.gen, placement.seq)
+        if placement.service == decision.service and placement.command_id == decision.id and key not in seen:
+            seen.add(key)
+            yield one
+            if placement.status.value == "converged":
+                return
+
+
+def _moves(answer: Found[Placement]) -> Iterator[Moved]:
+    placement = answer.message
+    where = {one.id: (one.role, sorted(one.nodes)) for group in placement.groups for one in group.instances}
+    for change in placement.changes:
+        role, nodes = where.get(change.instance, (None, []))
+        yield Moved(
+            at_ms=placement.at_ms,
+            place=answer.place,
+            instance=change.instance,
+            role=role,
+            before=change.from_,
+            after=change.to,
+            reason=change.reason,
+            nodes=nodes,
+        )
+
+
+def kcat(place: str, broker: str = "$HETEROSCALE_KAFKA") -> str:
+    """The record at `topic/partition@offset`, as a command to copy."""
+    topic, _, rest = place.rpartition("/")
+    partition, _, offset = rest.partition("@")
+    return f"kcat -C -b {broker} -t {topic} -p {partition} -o {offset} -c 1"
