@@ -33,12 +33,13 @@ def left(tmp_path: Path, kafka: str) -> Iterator[Path]:
         asyncio.run(brokers.delete_topics(kafka, record.stem))
 
 
-def processes_of(prefix: str) -> list[str]:
-    """Process ids whose environment names the prefix."""
+def processes_of(prefix: str, cache: Path) -> list[str]:
+    """Process ids whose environment names the prefix and the cache of this demo: another demo may use the same number elsewhere."""
+    wanted = {f"HETEROSCALE_PREFIX={prefix}".encode(), f"HETEROSCALE_CACHE={cache}".encode()}
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if f"HETEROSCALE_PREFIX={prefix}".encode() in path.read_bytes().split(b"\0"):
+            if wanted <= set(path.read_bytes().split(b"\0")):
                 found.append(path.parent.name)
         except OSError:
             continue
@@ -59,7 +60,7 @@ def test_half_an_hour_on_real_servers(left: Path, kafka: str, redis_url: str) ->
     assert "It worked" in done.stdout
     prefix = prefix_of(left)
     assert prefix is not None
-    assert [] == processes_of(prefix)
+    assert [] == processes_of(prefix, left)
     pointed = [line.strip() for line in done.stdout.splitlines() if line.startswith("  heteroscale ")]
     assert 5 == len(pointed)
     for line in pointed:
@@ -79,14 +80,14 @@ def test_an_interrupt_leaves_nothing_running(left: Path, kafka: str, redis_url: 
     process = subprocess.Popen([COMMAND, "demo"], env=told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         until = time.monotonic() + 60
-        while (prefix := prefix_of(left)) is None or len(processes_of(prefix)) < 4:
+        while (prefix := prefix_of(left)) is None or len(processes_of(prefix, left)) < 4:
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.1)
         time.sleep(2)
         process.send_signal(number)
         assert 130 == process.wait(timeout=40)
-        assert [] == processes_of(prefix)
+        assert [] == processes_of(prefix, left)
     finally:
         if process.poll() is None:
             process.kill()
