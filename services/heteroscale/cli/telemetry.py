@@ -11,6 +11,7 @@ import click
 from heteroscale.cli import files, output
 from heteroscale.cli.main import BAD_INPUT
 from heteroscale.cli.options import json_option
+from heteroscale.cli.telemetry_live import check, tail
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.telemetry import EngineState, Samples
 from heteroscale.telemetry import dcgm, engines, page, sample
@@ -37,7 +38,11 @@ class Wishes(NamedTuple):
 
 @click.group()
 def telemetry() -> None:
-    """Telemetry records from engine metric pages."""
+    """Engine metric pages: read, check and follow them."""
+
+
+telemetry.add_command(check)
+telemetry.add_command(tail)
 
 
 @telemetry.command(
