@@ -116,7 +116,10 @@ async def _on_kafka(servers: Servers, options: Options, show: Callable[[View], N
         await tidy(log, servers, options.report)
         prefix = await fresh_prefix(log, _last())
         options.report(f"topics are under the prefix {prefix}")
-        _remember(Left(prefix=prefix, kafka=servers.kafka or "", redis=servers.redis, owner=process.myself()))
+        mine = Left(prefix=prefix, kafka=servers.kafka or "", redis=servers.redis, owner=process.myself())
+        _remember(mine)
+        if servers.redis is not None:  # a demo of another folder may have had this number and left its books
+            await _forget_fleet(mine)
         here = scene(prefix, options)
         logs = _folder() / prefix
         with Children(environment(servers, prefix), logs) as children:
