@@ -41,7 +41,20 @@ Examples:
 @click.option("--profile", metavar="NAME|FILE", help="Engine curves: a name (h200_llama8b, h20_deepseek_r1) or a YAML file.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Draws arrivals and start-up times.")
 @click.option("--scale", default=1.0, show_default=True, type=float, help="Load against the trace's.")
-@click.option("--fault", "fault_texts", multiple=True, metavar="KIND:NAME@TIME[+DURATION]", help="s1, node or instance; may repeat.")
+@click.option(
+    "--fault",
+    "fault_texts",
+    multiple=True,
+    metavar="KIND:NAME@TIME[+DURATION]",
+    help="s1, node, instance, silence, garbage or late; may repeat.",
+)
+@click.option(
+    "--through",
+    default=offline.Through.AUTO,
+    show_default=True,
+    type=click.Choice(offline.Through),
+    help="The services over a log in memory, or their cores alone: far faster, no telemetry. auto: by size.",
+)
 @json_option
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     policy: str,
@@ -52,6 +65,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     seed: int,
     scale: float,
     fault_texts: tuple[str, ...],
+    through: offline.Through,
     *,
     as_json: bool,
 ) -> None:
@@ -69,9 +83,12 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
         seed=seed,
         scale=scale,
         faults=[faults.parse(text) for text in fault_texts],
+        through=through,
     )
     for note in world.notes(offline.scene_of(request)):
         output.note(note)
+    if through is offline.Through.AUTO and offline.way(request) is offline.Through.CORES:
+        output.note("large: played through the cores alone (--through services for the services)")
     if as_json:
         _as_json(request)
     else:

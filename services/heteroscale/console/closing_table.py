@@ -16,9 +16,11 @@ from heteroscale.simulator.static import StaticFleet
 def show(console: Console, closing: Closing, wall_s: float) -> None:
     """Figures beside static peak, then what is on each topic."""
     console.print(figures_table(closing))
-    console.print(records_table(closing))
-    summary = closing.summary
-    console.print(f"{summary.hours:g} h of traffic in {wall_s:.0f} s; every figure above is computed from the topics")
+    origin = "counted as it was served"
+    if closing.records:
+        console.print(records_table(closing))
+        origin = "computed from the topics"
+    console.print(f"{closing.summary.hours:g} h of traffic in {wall_s:.0f} s; every figure above is {origin}")
 
 
 def figures_table(closing: Closing) -> Table:

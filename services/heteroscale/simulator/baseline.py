@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 from heteroscale.bus.log import Entry, TopicPartition
 from heteroscale.contracts import codec
+from heteroscale.contracts.commands import Command
 from heteroscale.contracts.decisions import Action, Decision, Reason, RoleAfter, RoleBefore, Stage, StageName, WindowSpan
 from heteroscale.contracts.names import DecisionId, decision_id
+from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import Mode, ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.decision import commands
 from heteroscale.decision.commands import Stamp
 from heteroscale.runtime.context import Context
-from heteroscale.simulator.policies import Policy
+from heteroscale.simulator.baselines.policy import Policy
 
 POLICY_VERSION = 0  # not a version of our law
 POLL_MS = 250
@@ -52,11 +54,19 @@ class Baseline:
             await reader.close()
 
     def answer(self, value: bytes, prefix: str) -> list[Entry]:
-        """The Decision for a window, and the Command that affirms or changes the counts."""
+        """What goes on the log for a window."""
         window = codec.decode(SignalWindow, value)
         spec = self.specs.get(window.service)
         if spec is None:
             return []
+        decision, command = self.judge(spec, window)
+        return [
+            Entry(topic_name(prefix, Topic.DECISIONS), spec.service.encode(), codec.encode(decision), window.end_ms),
+            Entry(topic_name(prefix, Topic.COMMANDS), spec.fleet.encode(), codec.encode(command), window.end_ms),
+        ]
+
+    def judge(self, spec: ServiceSpec, window: SignalWindow) -> tuple[Decision, Command]:
+        """The Decision for a window, and the Command that affirms or changes the counts."""
         state = self.standing.setdefault(window.service, Standing())
         wanted = self.policies[window.service].decide(window)
         identity = decision_id(window.service, window.end_ms, window.spec_revision, POLICY_VERSION)
@@ -66,10 +76,26 @@ class Baseline:
         decision = _decision(window, spec, before, wanted, identity, state.command_id, total)
         stamp = Stamp(state.command_id or identity, state.revision, window.end_ms, identity)
         command = commands.build(spec, {role: RoleAfter(replicas=count) for role, count in wanted.items()}, stamp)
-        return [
-            Entry(topic_name(prefix, Topic.DECISIONS), spec.service.encode(), codec.encode(decision), window.end_ms),
-            Entry(topic_name(prefix, Topic.COMMANDS), spec.fleet.encode(), codec.encode(command), window.end_ms),
-        ]
+        return decision, command
+
+    def decider(self, spec: ServiceSpec) -> BaselineDecider:
+        """One service's policy, as a direct run asks it."""
+        return BaselineDecider(self, spec)
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineDecider:
+    """See direct.Decider."""
+
+    baseline: Baseline
+    spec: ServiceSpec
+
+    def window(self, window: SignalWindow) -> tuple[Decision, Command]:
+        """Decide a window."""
+        return self.baseline.judge(self.spec, window)
+
+    def placed(self, placement: Placement) -> None:
+        """Baselines do not look at placements."""
 
 
 def _decision(  # noqa: PLR0913, PLR0917 - the parts of one record

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from heteroscale.bus.log import Log, Record, TopicPartition
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
-from heteroscale.contracts.decisions import Action, Decision
+from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Broken
 from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.telemetry import Samples, TelemetryRecord
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name, topic_of
 from heteroscale.simulator.curves import Curves, kind_of
+from heteroscale.simulator.direct import Direct
 from heteroscale.simulator.pool import Kind
 from heteroscale.simulator.report import ServiceFigures, Summary, Tally, summarise
 from heteroscale.simulator.service import ServiceModel, slo_s
@@ -71,22 +72,40 @@ class Answers:
 
 async def close(log: Log, scene: Scene, models: Mapping[str, ServiceModel]) -> Closing:
     """Read the run's topics to their end and add up. Raises Broken if the log does not answer."""
-    traffic = {spec.service: one for spec, one in zip(scene.specs, scene.traffic, strict=True)}
-    tallies = {
-        name: Tally(model.spec, scene.start_ms, scene.ends_at_ms, yardstick(model, counted_load(scene, model)))
-        for name, model in sorted(models.items())
-    }
+    tallies = tallies_of(scene, models)
     answers = Answers({}, {}, {})
     await _telemetry(log, scene.prefix, tallies)
     await _control(log, scene.prefix, tallies, answers)
-    figures = {name: tally.figures(float(traffic[name].totals[:, REQUESTS].sum())) for name, tally in tallies.items()}
-    hours = (scene.ends_at_ms - scene.start_ms) / 3_600_000
-    static = {name: static_for(scene, models[name], figures[name]) for name in figures}
-    summary = summarise(figures.values(), hours, sum(fleet.gpus for fleet in static.values()) * hours)
     records = await counts(log, scene.prefix)
     faults = answers.faults()
     if records[Topic.DEAD_LETTERS.value]:
         faults.append(f"{records[Topic.DEAD_LETTERS.value]} dead letters")
+    return _add_up(scene, models, tallies, (records, faults))
+
+
+def of_direct(scene: Scene, run: Direct) -> Closing:
+    """The closing of a run without a log: what it tallied, and the newest placements."""
+    answers = Answers(run.commands, run.seen.placements, dict(run.world.nodes))
+    return _add_up(scene, run.world.models, run.tallies, ({}, answers.faults()))
+
+
+def tallies_of(scene: Scene, models: Mapping[str, ServiceModel]) -> dict[str, Tally]:
+    """An empty tally a service."""
+    return {
+        name: Tally(model.spec, scene.start_ms, scene.ends_at_ms, yardstick(model, counted_load(scene, model)))
+        for name, model in sorted(models.items())
+    }
+
+
+def _add_up(
+    scene: Scene, models: Mapping[str, ServiceModel], tallies: Mapping[str, Tally], found: tuple[dict[str, int], list[str]]
+) -> Closing:
+    records, faults = found
+    traffic = {spec.service: one for spec, one in zip(scene.specs, scene.traffic, strict=True)}
+    figures = {name: tally.figures(float(traffic[name].totals[:, REQUESTS].sum())) for name, tally in tallies.items()}
+    hours = (scene.ends_at_ms - scene.start_ms) / 3_600_000
+    static = {name: static_for(scene, models[name], figures[name]) for name in figures}
+    summary = summarise(figures.values(), hours, sum(fleet.gpus for fleet in static.values()) * hours)
     faults += [f"{name}: no decision" for name, figure in figures.items() if not figure.decisions]
     if summary.pair_violations:
         faults.append(f"{summary.pair_violations} decisions or groups that do not keep the ratio")
@@ -94,7 +113,7 @@ async def close(log: Log, scene: Scene, models: Mapping[str, ServiceModel]) -> C
 
 
 def _newest_scale_out(tallies: Mapping[str, Tally]) -> Decision | None:
-    moves = [move for tally in tallies.values() for move in tally.decisions.values() if move.action is Action.SCALE_OUT]
+    moves = [tally.newest_scale_out for tally in tallies.values() if tally.newest_scale_out is not None]
     return max(moves, key=lambda move: (move.at_ms, move.service), default=None)
 
 

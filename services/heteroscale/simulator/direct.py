@@ -29,6 +29,7 @@ from heteroscale.simulator.report import Tally
 from heteroscale.simulator.site import Site
 from heteroscale.simulator.world import STEP_MS, World
 
+
 class Decider(Protocol):
     """The decision service of one service."""
 
@@ -82,6 +83,7 @@ class Direct:
     deciders: dict[str, Decider]
     tallies: dict[str, Tally]
     seen: Seen = field(default_factory=Seen)
+    commands: dict[str, Command] = field(default_factory=dict)
     played: dict[str, _Played] = field(init=False)
     sites: dict[str, Site] = field(init=False)
     unsaid: list[FleetNode] = field(init=False)
@@ -162,7 +164,7 @@ class Direct:
             return
         if faulty:
             before = dict(here.actuator.running)
-            here._faults()  # noqa: SLF001 - the world's own step, without its samples
+            here.strike()
             for name in sorted(before.keys() - here.actuator.running.keys()):
                 run = before[name]
                 if run.engine.state is EngineState.SERVING:
@@ -191,6 +193,7 @@ class Direct:
                 played.tally.decision(decision)
                 if command is not None and not command.dry_run:
                     commands.append(command)
+                    self.commands[name] = command
         return commands
 
     def _place(self, said: Sequence[Actuation], commands: Sequence[Command]) -> None:
@@ -228,4 +231,3 @@ def can_play(specs: Sequence[ServiceSpec]) -> str | None:
         if any(length % STEP_MS for length in (rules.hop.ms, rules.interval.ms, phase)):
             return f"{spec.service}: hop, interval and lateness must be multiples of {STEP_MS // 1000} s"
     return None
-

@@ -1,16 +1,21 @@
-"""Faults on order: `s1:NAME@TIME`, `node:NAME@TIME`, `instance:NAME@TIME`, each with an optional `+DURATION` until it heals."""
+"""Faults on order, `KIND:NAME@TIME[+DURATION]`; the duration says when it heals.
+
+`s1`, `node` and `instance` end engines. `silence`, `garbage` and `late` spoil the telemetry of SERVICE or SERVICE/ROLE: it does not come,
+it is nonsense, or it comes a minute late.
+"""
 
 from __future__ import annotations
 
 import enum
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.units import Duration
 
-_FAULT = re.compile(r"(?P<kind>s1|node|instance):(?P<name>[^@]+)@(?P<time>[^+]+)(\+(?P<duration>.+))?")
-_CURE = "write KIND:NAME@TIME[+DURATION], such as s1:leaf-1-1@6h+30m, node:srv1101@90m or instance:chat-0@12h"
+_FAULT = re.compile(r"(?P<kind>s1|node|instance|silence|garbage|late):(?P<name>[^@]+)@(?P<time>[^+]+)(\+(?P<duration>.+))?")
+_CURE = "write KIND:NAME@TIME[+DURATION], such as s1:leaf-1-1@6h+30m, node:srv1101@90m, instance:chat-0@12h or silence:chat/decode@2h+10m"
 
 
 class FaultKind(enum.Enum):
@@ -19,6 +24,12 @@ class FaultKind(enum.Enum):
     S1 = "s1"
     NODE = "node"
     INSTANCE = "instance"
+    SILENCE = "silence"
+    GARBAGE = "garbage"
+    LATE = "late"
+
+
+TELEMETRY_FAULTS: Final = frozenset({FaultKind.SILENCE, FaultKind.GARBAGE, FaultKind.LATE})
 
 
 @dataclass(frozen=True, slots=True)

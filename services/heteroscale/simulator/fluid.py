@@ -27,7 +27,7 @@ NOTHING: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Engines of one role and GPU type: GPUs that take traffic, GPUs that serve, engines of either, and throughput per GPU relative to the curve."""
+    """Engines of one role and GPU type. Active ones take traffic; `factor` is throughput per GPU relative to the curve."""
 
     role: str
     kind: Kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,21 +15,34 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import Instant
-from heteroscale.simulator import policies, world
+from heteroscale.runtime.clock import SYSTEM
+from heteroscale.simulator import closing, direct, policies, view, world
 from heteroscale.simulator.baseline import Baseline
 from heteroscale.simulator.closing import Closing, counted_load
 from heteroscale.simulator.crew import Tasks
 from heteroscale.simulator.embedded import Embedded
-from heteroscale.simulator.faults import Fault
+from heteroscale.simulator.faults import TELEMETRY_FAULTS, Fault
 from heteroscale.simulator.play import Played, play
 from heteroscale.simulator.static import Day
 from heteroscale.simulator.traffic import Traffic
 from heteroscale.simulator.view import View
-from heteroscale.simulator.world import STEP_MS, Scene
+from heteroscale.simulator.world import STEP_MS, Scene, World
 
 START: Final = "2026-01-05T00:00Z"  # a Monday
 PREFIX: Final = "simulate"
 ANSWER_WITHIN_S: Final = 60.0
+SAMPLES_MAX: Final = 1_500_000  # about three minutes through the services on one core
+
+
+class Through(enum.StrEnum):
+    """What the trace is played through: the services over the log in memory, or their cores called directly.
+
+    AUTO: the services, unless there would be more telemetry than SAMPLES_MAX samples.
+    """
+
+    AUTO = "auto"
+    SERVICES = "services"
+    CORES = "cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class Request:
     seed: int = 1
     scale: float = 1.0
     faults: Sequence[Fault] = ()
+    through: Through = Through.AUTO
 
 
 def scene_of(request: Request) -> Scene:
@@ -74,20 +89,65 @@ def scene_of(request: Request) -> Scene:
     )
 
 
+def way(request: Request) -> Through:
+    """SERVICES or CORES. Raises Rejected when the cores alone cannot play what was asked for."""
+    problem = direct.can_play(request.specs)
+    if problem is None and any(fault.kind in TELEMETRY_FAULTS for fault in request.faults):
+        problem = "faults of telemetry need telemetry"
+    match request.through:
+        case Through.SERVICES:
+            return Through.SERVICES
+        case Through.CORES:
+            if problem is not None:
+                raise Rejected("through", f"{problem}; play it through the services", "--through")
+            return Through.CORES
+        case Through.AUTO:
+            return Through.CORES if problem is None and samples_of(request) > SAMPLES_MAX else Through.SERVICES
+
+
+def samples_of(request: Request) -> float:
+    """Samples of telemetry if every role stood half-way between its bounds."""
+    hours = max((traffic.duration_s for traffic in request.traffic), default=0.0) / 3600
+    return sum(
+        (bounds.min + bounds.max) / 2 * hours * 3_600_000 / spec.window.interval.ms
+        for spec in request.specs
+        for bounds in spec.roles.values()
+    )
+
+
 async def simulate(request: Request, show: Callable[[View], None], log: MemoryLog | None = None) -> Played:
     """Play the request; a `log` that is given can be read afterwards."""
     scene = scene_of(request)
+    if log is None and way(request) is Through.CORES:
+        return directly(scene, request.policy, show)
     memory = log or MemoryLog()
     services = Embedded().services()
     if request.policy != policies.OURS:
-        here = world.build(scene)
-        days = {
-            name: Day(model.spec, model.curves, counted_load(scene, model), STEP_MS / 1000, model.prompt_cv)
-            for name, model in here.models.items()
-        }
-        chosen = {name: policies.build(request.policy, day.spec, day) for name, day in days.items()}
-        services["decision"] = Baseline(here.specs, chosen).serve
+        services["decision"] = baseline_of(scene, world.build(scene), request.policy).serve
     return await play(scene, memory, Tasks(memory, scene.prefix, services), show, timeout_s=ANSWER_WITHIN_S)
+
+
+def directly(scene: Scene, policy: str, show: Callable[[View], None]) -> Played:
+    """The same without a log: see `direct`."""
+    here = world.build(scene)
+    started = SYSTEM.monotonic_s()
+    baseline = None if policy == policies.OURS else baseline_of(scene, here, policy)
+    run = direct.Direct(
+        here,
+        {name: direct.Ours(spec) if baseline is None else baseline.decider(spec) for name, spec in here.specs.items()},
+        closing.tallies_of(scene, here.models),
+    )
+    run.play(scene.ends_at_ms + 1, lambda state, seen: show(view.of(state, seen)))
+    return Played(here, closing.of_direct(scene, run), SYSTEM.monotonic_s() - started)
+
+
+def baseline_of(scene: Scene, here: World, name: str, setting: float | None = None) -> Baseline:
+    """A baseline for each service of a scene."""
+    chosen = {}
+    for service, model in here.models.items():
+        day = Day(model.spec, model.curves, counted_load(scene, model), STEP_MS / 1000, model.prompt_cv)
+        chosen[service] = policies.build(name, policies.Setup(model.spec, day, scene.start_ms, setting=setting))
+    return Baseline(here.specs, chosen)
 
 
 def summary_document(played: Played, request: Request) -> dict[str, object]:

@@ -6,7 +6,6 @@ it; utilisation is work done over GPU-seconds held; attainment is requests that 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +43,7 @@ class Minute:
 class Last:
     """What an instance's counters stood at."""
 
+    at_ms: int
     started_at_ms: int | None
     work_tokens: float
     ttft: tuple[float, float]
@@ -91,7 +91,13 @@ class Tally:
     last: dict[str, Last] = field(default_factory=dict)
     work: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     held: dict[str, Held] = field(default_factory=dict)
-    decisions: dict[str, Decision] = field(default_factory=dict)
+    decisions: int = 0
+    decided_ms: int = -1
+    lone_decisions: int = 0
+    scale_actions: int = 0
+    direction_changes: int = 0
+    direction: int = 0
+    newest_scale_out: Decision | None = None
     newest: tuple[int, int] = (-1, -1)
     born: set[str] = field(default_factory=set)
     lame_groups: set[str] = field(default_factory=set)
@@ -105,15 +111,18 @@ class Tally:
         for sample in record.samples:
             if sample.generation_tokens is None and sample.prompt_tokens is None:
                 continue
+            before = self.last.get(sample.instance)
+            if _work(sample) < 0 or (before is not None and sample.at_ms <= before.at_ms):
+                continue  # garbage, or it came late and the newer ones say it all
             now = Last(
+                sample.at_ms,
                 sample.started_at_ms,
                 _work(sample),
                 _within(sample.ttft, record.layouts, limits["ttft"]),
                 _within(sample.tbt, record.layouts, limits["tbt"]),
             )
-            before = self.last.get(sample.instance)
             if before is None or before.started_at_ms != now.started_at_ms:
-                before = Last(now.started_at_ms, 0.0, (0.0, 0.0), (0.0, 0.0))
+                before = Last(now.at_ms, now.started_at_ms, 0.0, (0.0, 0.0), (0.0, 0.0))
             self.last[sample.instance] = now
             if self.start_ms < sample.at_ms <= self.end_ms:
                 self._difference(sample, before, now)
@@ -158,9 +167,19 @@ class Tally:
             self.work[sample.role] += (now.work_tokens - before.work_tokens) / peak
 
     def decision(self, decision: Decision) -> None:
-        """Keep the first of each id."""
-        if self.start_ms <= decision.at_ms <= self.end_ms:
-            self.decisions.setdefault(decision.id, decision)
+        """Count a decision, once however often it comes; they come in the order of their windows."""
+        if not self.start_ms <= decision.at_ms <= self.end_ms or decision.at_ms <= self.decided_ms:
+            return
+        self.decided_ms = decision.at_ms
+        self.decisions += 1
+        self.lone_decisions += not holds_pair(decision, self.spec)
+        if decision.action is Action.SCALE_OUT:
+            self.newest_scale_out = decision
+        if decision.action in {Action.SCALE_OUT, Action.SCALE_IN}:
+            direction = 1 if decision.action is Action.SCALE_OUT else -1
+            self.scale_actions += 1
+            self.direction_changes += direction == -self.direction
+            self.direction = direction
 
     def placement(self, placement: Placement) -> None:
         """Fold an assignment; dry runs and what is not above the last (gen, seq) say nothing."""
@@ -212,8 +231,6 @@ class Tally:
         seconds: dict[str, float] = defaultdict(float)
         for _, held in sorted(self.held.items()):
             seconds[held.role] += held.gpus * self._inside(held.since_ms, self.end_ms if held.until_ms is None else held.until_ms) / 1000
-        moves = [decision for _, decision in sorted(self.decisions.items(), key=lambda item: item[1].at_ms)]
-        signs = [1 if move.action is Action.SCALE_OUT else -1 for move in moves if move.action in {Action.SCALE_OUT, Action.SCALE_IN}]
         short = self.short_ms + (0 if self.short_since_ms is None else self._inside(self.short_since_ms, self.end_ms))
         return ServiceFigures(
             requests=offered,
@@ -223,12 +240,12 @@ class Tally:
             tbt_attainment=in_tbt / tokens if tokens and slo_s(self.spec, "tbt") is not None else None,
             gpu_seconds=dict(sorted(seconds.items())),
             work_gpu_seconds=dict(sorted(self.work.items())),
-            scale_actions=len(signs),
-            direction_changes=sum(1 for one, other in itertools.pairwise(signs) if one != other),
-            pair_violations=sum(1 for move in moves if not holds_pair(move, self.spec)) + len(self.lame_groups),
+            scale_actions=self.scale_actions,
+            direction_changes=self.direction_changes,
+            pair_violations=self.lone_decisions + len(self.lame_groups),
             unplaced_minutes=round(short / MINUTE_MS, 3),
             cross_s2_pairs=len(self.across),
-            decisions=len(moves),
+            decisions=self.decisions,
         )
 
 

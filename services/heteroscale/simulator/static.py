@@ -49,7 +49,8 @@ class Day:
     def _role(self, kind: Kind) -> RoleSpec | None:
         return next((role for name, role in sorted(self.spec.roles.items()) if kind_of(name, self.spec) is kind), None)
 
-    def _factor(self, kind: Kind) -> float:
+    def factor(self, kind: Kind) -> float:
+        """Throughput of the role's first GPU type relative to the curve."""
         for name, role in sorted(self.spec.roles.items()):
             if kind_of(name, self.spec) is kind and role.gpu_types:
                 return self.curves.factor(name, role.gpu_types[0].type)
@@ -60,7 +61,7 @@ class Day:
         requests = np.maximum(self.load[:, REQUESTS], 1e-9)
         context = self.load[:, PROMPT] / requests + self.load[:, OUTPUT] / requests / 2
         curve = self.curves.decode
-        rate = engines.decode_rates(curve, self.gpus(Kind.DECODE), context) * self._factor(Kind.DECODE) * count
+        rate = engines.decode_rates(curve, self.gpus(Kind.DECODE), context) * self.factor(Kind.DECODE) * count
         offered = self.load[:, OUTPUT]
         before, after = engines.backlog(offered, rate * self.step_s, engines.PATIENCE_S * np.maximum(rate, offered / self.step_s))
         done = np.minimum(before + offered, rate * self.step_s)
@@ -74,7 +75,7 @@ class Day:
         offered = np.maximum(self.load[:, PROMPT] - self.load[:, CACHED], 0.0)
         prompt = np.maximum(offered / np.maximum(self.load[:, REQUESTS], 1e-9), 1.0)
         curve, profile = self.curves.prefill, self.curves.profile
-        each = engines.prefill_rates(curve, self.gpus(Kind.PREFILL), prompt) * self._factor(Kind.PREFILL)
+        each = engines.prefill_rates(curve, self.gpus(Kind.PREFILL), prompt) * self.factor(Kind.PREFILL)
         rate = each * count
         before, after = engines.backlog(offered, rate * self.step_s, engines.PATIENCE_S * np.maximum(rate, offered / self.step_s))
         done = np.minimum(before + offered, rate * self.step_s)

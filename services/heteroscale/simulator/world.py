@@ -23,7 +23,8 @@ from heteroscale.contracts.telemetry import InstanceSample, Samples, Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.simulator import curves, fleet, service
 from heteroscale.simulator.actuator import Actuator
-from heteroscale.simulator.faults import Fault, FaultKind
+from heteroscale.simulator.distortion import Distortion
+from heteroscale.simulator.faults import TELEMETRY_FAULTS, Fault, FaultKind
 from heteroscale.simulator.pool import Kind
 from heteroscale.simulator.service import ServiceModel
 from heteroscale.simulator.traffic import Floats, Traffic
@@ -76,6 +77,7 @@ class World:
     now_ms: int
     due: list[tuple[int, int, Fault, bool]] = field(default_factory=list)
     restated: list[FleetNode] = field(default_factory=list)
+    distortion: Distortion = field(default_factory=Distortion)
 
     @property
     def specs(self) -> dict[str, ServiceSpec]:
@@ -106,11 +108,11 @@ class World:
                     if index < len(model.load):
                         model.step(index, STEP_MS / 1000)
             self.now_ms = step_end
-            self._faults()
+            self.strike()
             self.actuator.advance(self.now_ms)
             for name, model in sorted(self.models.items()):
                 if self.now_ms % model.spec.window.interval.ms == 0:
-                    samples[name].extend(model.samples(self.now_ms))
+                    samples[name].extend(self.distortion.pass_on(name, model.samples(self.now_ms), self.now_ms))
         return self._published(samples)
 
     def placed(self, placement: Placement) -> bool:
@@ -141,11 +143,15 @@ class World:
     def _entry(self, topic: Topic, key: str, message: msgspec.Struct, at_ms: int) -> Entry:
         return Entry(topic_name(self.scene.prefix, topic), key.encode(), codec.encode(message), at_ms)
 
-    def _faults(self) -> None:
+    def strike(self) -> None:
+        """Faults that are due begin or heal."""
         while self.due and self.due[0][0] <= self.now_ms:
             _, _, fault, heals = self.due.pop(0)
             if fault.kind is FaultKind.INSTANCE:
                 self._crash(fault.name)
+                continue
+            if fault.kind in TELEMETRY_FAULTS:
+                (self.distortion.heal if heals else self.distortion.begin)(fault)
                 continue
             names = [fault.name] if fault.kind is FaultKind.NODE else fleet.in_domain(list(self.nodes.values()), fault.name)
             for name in names:
@@ -185,7 +191,7 @@ def build(scene: Scene) -> World:
     nodes = {node.node: fleet.restated(node, observed_at_ms=scene.opens_at_ms) for node in scene.nodes}
     world = World(scene, models, Actuator(models, scene.seed), nodes, scene.opens_at_ms)
     for order, fault in enumerate(scene.faults):
-        _check(fault, scene.nodes)
+        _check(fault, scene)
         world.due.append((scene.start_ms + fault.at_ms, order, fault, False))
         if fault.heals_at_ms is not None and fault.kind is not FaultKind.INSTANCE:
             world.due.append((scene.start_ms + fault.heals_at_ms, order, fault, True))
@@ -201,7 +207,11 @@ def _warm_up(traffic: Traffic, steps: int) -> Floats:
     return np.asarray(ramp[:, None] * rate)
 
 
-def _check(fault: Fault, nodes: Sequence[FleetNode]) -> None:
+def _check(fault: Fault, scene: Scene) -> None:
+    nodes = scene.nodes
+    targets = {name for spec in scene.specs for name in (spec.service, *(f"{spec.service}/{role}" for role in spec.roles))}
+    if fault.kind in TELEMETRY_FAULTS and fault.name not in targets:
+        raise Rejected("fault", f"no telemetry of {fault.name}; have {', '.join(sorted(targets))}", "--fault")
     names = sorted(node.node for node in nodes)
     if fault.kind is FaultKind.NODE and fault.name not in names:
         raise Rejected("fault", f"no node {fault.name}; the first ones are {', '.join(names[:3])}", "--fault")

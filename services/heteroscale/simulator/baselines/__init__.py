@@ -1,0 +1,1 @@
+"""Other autoscalers, each written from its own documentation: windows in, counts out."""
