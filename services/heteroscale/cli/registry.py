@@ -44,6 +44,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "telemetry": Entry("heteroscale.cli.telemetry:telemetry", "Engine metric pages: read, check and follow them."),
         "simulate": Entry("heteroscale.cli.simulate:simulate", "A trace through the whole loop on a virtual clock."),
     },
+    "Incidents": {
+        "incident": Entry("heteroscale.cli.incident:incident", "Capture, look at, export and keep incidents."),
+        "replay": Entry("heteroscale.cli.replay:replay", "An incident through the live code again, as it was or as it might have been."),
+        "explain": Entry("heteroscale.cli.explain:explain", "A decision back to its samples and forward to the nodes, or why not another."),
+    },
     "Operate": {
         "fleet": Entry("heteroscale.cli.fleet:fleet", "Import, show, cordon and drain nodes."),
         "topics": Entry("heteroscale.cli.topics:topics", "Create, describe and follow the topics."),

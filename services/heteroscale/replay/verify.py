@@ -8,7 +8,7 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.replay import decision_stage, placement_stage, signal_stage
 from heteroscale.replay.bundle import Bundle
 from heteroscale.replay.recorded import Recorded
-from heteroscale.replay.verdict import Gap, StageName, StageResult, Verdict
+from heteroscale.replay.verdict import Divergence, Gap, StageName, StageResult, Verdict
 
 STAGES = {
     StageName.SIGNALS: signal_stage.verify,
@@ -41,3 +41,37 @@ def verify(
     for text in bundle.lacking():
         results[0].gaps.append(Gap(str(bundle.folder), text))
     return Verdict(results)
+
+
+def document(judged: Verdict, took_s: float) -> dict[str, object]:
+    """A verdict as one plain document."""
+    return {
+        "verdict": judged.outcome.value,
+        "exit_code": judged.exit_code,
+        "took_s": round(took_s, 3),
+        "stages": [
+            {
+                "stage": stage.stage.value,
+                "outcome": stage.outcome.value,
+                "compared": stage.compared,
+                "identical": stage.identical,
+                "samples": stage.samples,
+                "first": None if stage.first is None else _divergence(stage.first),
+                "missing": [{"place": gap.place, "what": gap.what, "from_ms": gap.from_ms, "to_ms": gap.to_ms} for gap in stage.gaps],
+                "not_replayable": stage.unreplayable,
+                "notes": stage.notes,
+            }
+            for stage in judged.stages
+        ],
+    }
+
+
+def _divergence(first: Divergence) -> dict[str, object]:
+    return {
+        "number": first.number,
+        "place": first.place,
+        "what": first.what,
+        "outcome": first.outcome.value,
+        "output": [one._asdict() for one in first.output],
+        "state": [one._asdict() for one in first.state],
+    }

@@ -202,3 +202,45 @@ def alarms(spec: ServiceSpec, window: SignalWindow) -> bool:
             if value >= guard.moderate.ms:
                 return True
     return False
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """A service's outcome: up to the horizon (the same by definition), then as recorded and as modelled."""
+
+    service: ServiceName
+    horizon_ms: int | None
+    changed: list[dict[str, object]]
+    before: Figures
+    recorded: Figures
+    modelled: Figures
+
+
+def summary(answer: Answer) -> Summary:
+    """The outcome table of one service."""
+    edge = len(answer.steps) if answer.horizon_ms is None else next(at for at, step in enumerate(answer.steps) if step.changed)
+    before, after = answer.steps[:edge], answer.steps[edge:]
+    changed: list[dict[str, object]] = [
+        {
+            "at_ms": step.recorded.at_ms,
+            "exact": step.exact,
+            "decision": step.recorded.id,
+            "recorded": {"action": step.recorded.action.value, "reason": step.recorded.reason.value, "after": _after(step.recorded)},
+            "instead": None
+            if step.other is None
+            else {"action": step.other.action.value, "reason": step.other.reason.value, "after": _after(step.other)},
+        }
+        for step in answer.steps
+        if step.changed
+    ]
+    return Summary(
+        answer.service,
+        answer.horizon_ms,
+        changed,
+        figures(before, other=False),
+        figures(after, other=False),
+        figures(after, other=True),
+    )
+
+
+def _after(decision: Decision) -> dict[str, dict[str, int]]:
+    return {role: {"replicas": count.replicas, "draining": count.draining} for role, count in sorted(decision.after.items())}
