@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from heteroscale.contracts.names import InstanceName
 from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState, PlacedInstance
-from heteroscale.contracts.spec import AffinityMode
+from heteroscale.contracts.spec import AffinityMode, Level
 from heteroscale.placement.planning import explain as explaining
 from heteroscale.placement.planning import placing
 from heteroscale.placement.planning.book import GroupBook
@@ -16,7 +16,6 @@ from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.model import Planned, PlanReason, PlanStatus, Request, Snapshot
 from heteroscale.placement.planning.placing import Work
-from heteroscale.placement.planning.site import gpus_by_node
 from heteroscale.placement.planning.topology import POOLS, WIDTH
 from heteroscale.placement.planning.units import Needs
 
@@ -52,9 +51,8 @@ def explain(state: Cycle, work: Work, asked: Needs, left: Needs) -> Answer:
         nothing = dict.fromkeys(work.demand.shapes, 0)
         text = explaining.text_of(reason, left, [], work.book.request.command.wait_ms)
         return Answer(asked, left, reason, None, Explain(needed=needed, available=nothing, text=text))
-    work.draft.release()
-    available = explaining.available(Fill(view=View(state.ledger, {}), demand=work.demand), place)
-    work.draft.redo()
+    taken = work.draft.nodes()
+    available = explaining.available(Fill(view=View(state.ledger, {}), demand=work.demand), place, taken)
     blocked = state.blockers(work, left, place) if left else []
     message = Explain(
         best_domain=state.ledger.topology.domain(*place),
@@ -170,7 +168,7 @@ def _homes(work: Work) -> list[Place]:
 def _placed_in(work: Work) -> Place | None:
     """The narrowest domain of what was placed first, new groups before others."""
     steps = sorted(work.draft.steps, key=lambda step: not step.born)
-    return work.view.ledger.topology.spanned(gpus_by_node(steps[0].seats)) if steps else None
+    return work.view.ledger.topology.spanned(steps[0].nodes) if steps else None
 
 
 def _nearest(work: Work, asked: Needs, left: Needs) -> Place | None:
@@ -197,10 +195,9 @@ def _record(work: Work, group: GroupBook, left: Needs) -> Group:
     instances = [instance for member in group.members for instance in member.instances]
     live = [topology.index[node] for instance in group.live() for node in instance.nodes if node in topology.index]
     span = _span(work, instances, live)
-    begun = work.book.begun(group)
     if live:
         domain = topology.domain(*span) if span is not None else Domain()
-        pool = POOLS[max(int(topology.pool[s1]) for s1 in begun)]
+        pool = POOLS[int(topology.pool[topology.levels[Level.S1].of[live]].max())]
     else:
         domain = group.record.domain if group.record is not None else Domain()
         pool = group.record.pool if group.record is not None else POOLS[0]
@@ -224,6 +221,8 @@ def _span(work: Work, instances: list[PlacedInstance], live: list[int]) -> Place
     listed = [
         topology.index[node] for one in instances if one.state is not InstanceState.STOPPING for node in one.nodes if node in topology.index
     ]
+    if listed == live:
+        return span
     whole = topology.spanned(listed)
     narrow = whole is not None and WIDTH[whole[0]] <= WIDTH[work.demand.level]
     return whole if narrow else span

@@ -178,7 +178,8 @@ class Book:
 
     def _birth(self, seat: Seat, replica: int | None, part: str | None, nodes: Mapping[int, int]) -> PlacedInstance:
         command = self.request.command
-        named = {self.topology.names[node]: gpus for node, gpus in sorted(nodes.items())}
+        names = self.topology.names
+        named = {names[node]: nodes[node] for node in (nodes if len(nodes) == 1 else sorted(nodes))}
         instance = PlacedInstance(
             id=self.request.ids.instance(seat.role, part, self._instances),
             role=seat.role,

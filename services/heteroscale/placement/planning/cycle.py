@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from heteroscale.contracts.names import ServiceName
-from heteroscale.contracts.placements import InstanceState
+from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import search
 from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger, Mask
 from heteroscale.placement.planning.model import Request, Snapshot
+from heteroscale.placement.planning.occupancy import Occupancy
 from heteroscale.placement.planning.placing import Work
-from heteroscale.placement.planning.site import gpus_by_node
 from heteroscale.placement.planning.topology import READY
-from heteroscale.placement.planning.units import Needs
+from heteroscale.placement.planning.units import Memo, Needs
 
 Place = tuple[Level, int]
 
@@ -36,14 +36,17 @@ class Hold:
 
 @dataclass(slots=True)
 class Cycle:
-    """One cycle's shared state. `holders` is filled at the first question: service, node, GPUs."""
+    """One cycle's shared state. What only a failure asks for is made at the first question."""
 
     snapshot: Snapshot
     ledger: Ledger
     holds: list[Hold] = field(default_factory=list)
-    works: list[Work] = field(default_factory=list)
-    _holders: Mapping[ServiceName, Mapping[int, int]] | None = None
+    memos: dict[Hashable, Memo] = field(default_factory=dict)
+    drafted: Occupancy = field(default_factory=Occupancy)
+    _views: dict[int, tuple[int, View]] = field(default_factory=dict)
+    _running: Occupancy | None = None
     _freed: Ledger | None = None
+    _hopes: dict[Hashable, bool] = field(default_factory=dict)
 
     @classmethod
     def start(cls, snapshot: Snapshot, requests: Sequence[Request]) -> Cycle:
@@ -54,6 +57,13 @@ class Cycle:
 
     def view_for(self, priority: int) -> View:
         """The ledger without what is held back for requests of higher priority."""
+        seen, view = self._views.get(priority, (0, None))
+        if view is None or any(hold.priority > priority for hold in self.holds[seen:]):
+            view = self._view_for(priority)
+        self._views[priority] = len(self.holds), view
+        return view
+
+    def _view_for(self, priority: int) -> View:
         banned: dict[int, Mask] = {}
         for hold in self.holds:
             if hold.priority > priority:
@@ -64,63 +74,65 @@ class Cycle:
 
     def hold_for(self, work: Work, left: Needs, place: Place) -> None:
         """Hold back what the queued request asked for in its best domain, if freeing all that is held there could make it fit."""
-        command = work.book.request.command
+        command, demand = work.book.request.command, work.demand
         if command.dry_run:
             return
-        demand = work.demand
         target = left if demand.whole or not demand.units_in(left) else demand.times(1)
-        freed = Fill(view=View(self._all_freed(), {}), demand=demand)
-        if search.inside(freed, target, place) is None:
-            return
-        first, last = self.ledger.range_of(*place)
-        types = frozenset(code for role in left for _, code in demand.shapes[role].types)
-        self.holds.append(Hold(command.service, command.priority, first, last, types))
+        key = (demand.key, frozenset(target.items()), place)
+        if key not in self._hopes:
+            freed = Fill(view=View(self._all_freed(), {}), demand=demand)
+            self._hopes[key] = search.inside(freed, target, place) is not None
+        if self._hopes[key]:
+            first, last = self.ledger.range_of(*place)
+            types = frozenset(code for role in left for _, code in demand.shapes[role].types)
+            self.holds.append(Hold(command.service, command.priority, first, last, types))
+
+    def settle(self, owner: int, work: Work) -> None:
+        """What a request was given is known: whoever fails after it may be waiting for it."""
+        ledger = self.ledger
+        nodes = work.draft.nodes()
+        self.drafted.put(owner, work.book.request.command.service, ((ledger.s1_of[node], ledger.types[node]) for node in nodes))
 
     def blockers(self, work: Work, left: Needs, place: Place) -> list[ServiceName]:
         """Services that hold GPUs of the types asked for in a domain, and those for which some are held back there."""
-        topology, command = self.ledger.topology, work.book.request.command
+        command = work.book.request.command
         types = {code for role in left for _, code in work.demand.shapes[role].types}
-        ranges = topology.levels[place[0]]
-        low, high = int(ranges.first[place[1]]), int(ranges.first[place[1] + 1])
-        found: set[ServiceName] = set()
-        for service, nodes in self._held().items():
-            if any(low <= node < high and self.ledger.types[node] in types for node in nodes):
-                found.add(service)
-        for other in self.works:
-            nodes = gpus_by_node(seat for step in other.draft.steps for seat in step.seats)
-            if any(low <= node < high and self.ledger.types[node] in types for node in nodes):
-                found.add(other.book.request.command.service)
         first, last = self.ledger.range_of(*place)
+        found = self._held().within(first, last, types) | self.drafted.within(first, last, types)
         for hold in self.holds:
             if hold.priority > command.priority and hold.first < last and first < hold.last and hold.types & types:
                 found.add(hold.service)
         return sorted(found.difference({command.service}))
 
-    def _held(self) -> Mapping[ServiceName, Mapping[int, int]]:
-        if self._holders is None:
-            index = self.snapshot.topology.index
-            held: dict[ServiceName, dict[int, int]] = {}
-            for service, groups in sorted(self.snapshot.assignments.items()):
-                nodes = held.setdefault(service, {})
-                for group in groups:
-                    for instance in group.instances:
-                        if instance.state is not InstanceState.FAILED:
-                            for node, gpus in instance.nodes.items():
-                                if node in index:
-                                    nodes[index[node]] = nodes.get(index[node], 0) + gpus
-            self._holders = held
-        return self._holders
+    def _held(self) -> Occupancy:
+        if self._running is None:
+            ledger, index = self.ledger, self.snapshot.topology.index
+            self._running = Occupancy()
+            for owner, (service, groups) in enumerate(sorted(self.snapshot.assignments.items())):
+                nodes = {index[node] for instance in _there(groups) for node in instance.nodes if node in index}
+                self._running.put(owner, service, ((ledger.s1_of[node], ledger.types[node]) for node in nodes))
+        return self._running
 
     def _all_freed(self) -> Ledger:
         """The fleet as if every service had let go of everything."""
         if self._freed is None:
-            topology = self.snapshot.topology
-            free = np.where(self.snapshot.state == READY, self.snapshot.free, 0).astype(np.int16)
-            for nodes in self._held().values():
-                for node, gpus in nodes.items():
-                    free[node] += gpus
-            self._freed = Ledger(topology, np.minimum(free, topology.gpus).astype(np.int16), self.snapshot.state)
+            topology, snapshot = self.snapshot.topology, self.snapshot
+            free = np.where(snapshot.state == READY, snapshot.free, 0).astype(np.int16)
+            for groups in snapshot.assignments.values():
+                for instance in _there(groups):
+                    for node, gpus in instance.nodes.items():
+                        if node in topology.index:
+                            free[topology.index[node]] += gpus
+            self._freed = Ledger(topology, np.minimum(free, topology.gpus).astype(np.int16), snapshot.state)
         return self._freed
+
+
+def _there(groups: Iterable[Group]) -> Iterator[PlacedInstance]:
+    """Instances that hold their GPUs."""
+    for group in groups:
+        for instance in group.instances:
+            if instance.state is not InstanceState.FAILED:
+                yield instance
 
 
 def order_key(cycle: Cycle, work: Work, first: frozenset[ServiceName]) -> tuple[int, bool, int, int, int, ServiceName]:

@@ -7,55 +7,75 @@ share all of their types or none: best fit then wastes nothing, and whole-node i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.fits import View
-from heteroscale.placement.planning.units import Needs, Shape
+from heteroscale.placement.planning.ledger import Ledger
+from heteroscale.placement.planning.units import Demand, Limit, Needs, Shape
 
 
-@dataclass(frozen=True, slots=True)
 class Room:
-    """Linear limits on counts: for each, the sum of `use` times count is at most `limit`."""
+    """Linear limits on counts: for each, the sum of `use` times count is at most what is left of it."""
 
-    limits: tuple[tuple[int, Mapping[RoleName, int]], ...]
+    def __init__(self, limits: Iterable[tuple[int, Mapping[RoleName, int]]]) -> None:
+        self._left: list[int] = []
+        self._uses: list[Mapping[RoleName, int]] = []
+        for left, use in limits:
+            self._left.append(left)
+            self._uses.append(use)
 
-    def times(self, more: Mapping[RoleName, int], given: Mapping[RoleName, int]) -> int:
-        """How often `more` fits beside what is given."""
+    def times(self, more: Mapping[RoleName, int]) -> int:
+        """How often `more` still fits."""
         most = 1 << 30
-        for limit, use in self.limits:
-            each = sum(use.get(role, 0) * count for role, count in more.items())
+        for left, use in zip(self._left, self._uses, strict=True):
+            each = sum([use.get(role, 0) * count for role, count in more.items()])
             if each:
-                most = min(most, (limit - sum(use.get(role, 0) * count for role, count in given.items())) // each)
+                most = min(most, left // each)
         return max(0, most)
 
+    def give(self, more: Mapping[RoleName, int], times: int) -> None:
+        """So much is gone."""
+        for at, use in enumerate(self._uses):
+            self._left[at] -= times * sum([use.get(role, 0) * count for role, count in more.items()])
 
-def room_in(view: View, shapes: Mapping[RoleName, Shape], place: tuple[Level, int]) -> Room | None:
-    """The limits of a domain; None where they would not be exact."""
-    if not shapes or not all(_plain(view, shape) for shape in shapes.values()):
+
+def room_in(view: View, demand: Demand, place: tuple[Level, int], returned: Mapping[int, int]) -> Room | None:
+    """The limits of a domain, were the GPUs of `returned` (all of them in it) given back; None where they would not be exact."""
+    memo = demand.memo
+    if not memo.limits_known:
+        memo.limits, memo.limits_known = _limits(view.ledger, demand.shapes), True
+    if memo.limits is None:
         return None
     first, last = view.ledger.range_of(*place)
-    limits: list[tuple[int, Mapping[RoleName, int]]] = []
-    for types in {frozenset(code for _, code in shape.types) for shape in shapes.values()}:
-        inside = {role: shape for role, shape in shapes.items() if types & {code for _, code in shape.types}}
-        if any({code for _, code in shape.types} != types for shape in inside.values()):
+    return Room(
+        (int(view.slots_over(limit.types, limit.gpus)[first:last].sum()) + view.ledger.gained(limit.types, limit.gpus, returned), limit.use)
+        for limit in memo.limits
+    )
+
+
+def _limits(ledger: Ledger, shapes: Mapping[RoleName, Shape]) -> tuple[Limit, ...] | None:
+    if not shapes or not all(_plain(ledger, shape) for shape in shapes.values()):
+        return None
+    codes = {role: frozenset(code for _, code in shape.types) for role, shape in shapes.items()}
+    limits: list[Limit] = []
+    for types in sorted(set(codes.values()), key=sorted):
+        inside = [role for role in shapes if types & codes[role]]
+        if any(codes[role] != types for role in inside):
             return None
         least = min(types)
-        sizes = {role: view.ledger.effective(least, shape.largest) for role, shape in inside.items()}
+        sizes = {role: ledger.effective(least, shapes[role].largest) for role in inside}
         ordered = sorted(set(sizes.values()))
         if any(larger % smaller for smaller, larger in itertools.pairwise(ordered)):
             return None
-        for size in ordered:
-            limit = sum(int(view.slots(code, size)[first:last].sum()) for code in types)
-            limits.append((limit, {role: other // size for role, other in sizes.items() if other >= size}))
-    return Room(tuple(limits))
+        limits.extend(Limit(types, size, {role: other // size for role, other in sizes.items() if other >= size}) for size in ordered)
+    return tuple(limits)
 
 
-def _plain(view: View, shape: Shape) -> bool:
+def _plain(ledger: Ledger, shape: Shape) -> bool:
     """One instance a replica, on types whose nodes have one size, whole nodes inside an s1."""
-    sizes = [view.ledger.sizes(code) for _, code in shape.types]
+    sizes = [ledger.sizes(code) for _, code in shape.types]
     if not shape.simple or not sizes or any(found != sizes[0] or len(found) > 1 for found in sizes):
         return False
     return shape.largest <= sizes[0][0] or shape.within is Level.S1
@@ -63,12 +83,20 @@ def _plain(view: View, shape: Shape) -> bool:
 
 def most_given(room: Room, unit: Mapping[RoleName, int], roles: list[RoleName]) -> Needs:
     """As many units as fit, then what fits of one more, evenly, then more of each role until none fits."""
-    given = {role: share * room.times(unit, {}) for role, share in unit.items()} if unit else {}
+    given: Needs = {}
+    if unit:
+        units = room.times(unit)
+        room.give(unit, units)
+        given = {role: share * units for role, share in unit.items()}
     for _ in range(sum(unit.values())):
-        fitting = [role for role in sorted(unit) if room.times({role: 1}, given)]
+        fitting = [role for role in sorted(unit) if room.times({role: 1})]
         if not fitting:
             break
-        given[min(fitting, key=lambda role: given[role] / unit[role])] += 1
+        least = min(fitting, key=lambda role: given[role] / unit[role])
+        room.give({least: 1}, 1)
+        given[least] += 1
     for role in roles:
-        given[role] = given.get(role, 0) + room.times({role: 1}, given)
+        more = room.times({role: 1})
+        room.give({role: 1}, more)
+        given[role] = given.get(role, 0) + more
     return {role: given.get(role, 0) for role in roles}

@@ -26,22 +26,32 @@ def best_domain(blank: Fill, needs: Needs, level: Level) -> Place | None:
     units = np.zeros(number, dtype=np.int64)
     whole = demand.units_in(needs)
     if whole:
-        bound = fits.units_at_most(ledger, fits.conditions(blank.view, demand.shapes, demand.times(1)), level)
+        bound = fits.units_at_most(ledger, fits.conditions(blank.view, demand, demand.times(1)), level)
         units = np.minimum(whole, bound)
     share: np.ndarray[tuple[int], np.dtype[np.int64]] = np.full(number, 1 << 20, dtype=np.int64)
-    for condition in fits.conditions(blank.view, demand.shapes, needs):
+    for condition in fits.conditions(blank.view, demand, needs):
         share = np.minimum(share, (ledger.over(level, condition.slots) << 20) // max(1, condition.need))
     key = (units << 24) + share
     best = np.flatnonzero(key == key.max())
     return level, ledger.signatures.order(ledger.avail, best, level)[0].item()
 
 
-def available(blank: Fill, place: Place) -> Needs:
-    """What a domain can give all roles together, as many units as it holds, then more of each role until none fits."""
-    demand = blank.demand
-    room = exact.room_in(blank.view, demand.shapes, place)
+def available(blank: Fill, place: Place, taken: Mapping[int, int]) -> Needs:
+    """What a domain could give all roles together before `taken`: as many units as it holds, then more of each role until none fits."""
+    ledger, demand = blank.view.ledger, blank.demand
+    first, last = ledger.range_of(*place)
+    room = exact.room_in(blank.view, demand, place, {node: gpus for node, gpus in taken.items() if first <= ledger.s1_of[node] < last})
     if room is not None:
         return exact.most_given(room, demand.unit, sorted(demand.shapes))
+    ledger.give(taken)
+    given = _available(blank, place)
+    ledger.take(taken)
+    return given
+
+
+def _available(blank: Fill, place: Place) -> Needs:
+    """The same where it has to be tried."""
+    demand = blank.demand
     first, last = blank.view.ledger.range_of(*place)
     given = demand.times(_most(blank, place, {}, demand.times(1)))
     most = max(demand.unit.values(), default=0)
@@ -70,7 +80,7 @@ def _most(blank: Fill, place: Place, given: Needs, more: Needs) -> int:
         return 0
     first, last = blank.view.ledger.range_of(*place)
     low, high = 0, 1 << 20
-    for condition in fits.conditions(blank.view, blank.demand.shapes, more):
+    for condition in fits.conditions(blank.view, blank.demand, more):
         high = min(high, int(condition.slots[first:last].sum()) // max(1, condition.need))
     probe = high
     while low < high:

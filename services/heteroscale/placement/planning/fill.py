@@ -95,12 +95,10 @@ def _seat_role(fill: Fill, site: Site, shape: Shape, count: int, only: int | Non
     """Seat up to `count` replicas in a site, preferred types first; how many it was."""
     seated = 0
     for rank, code in shape.types:
-        while seated < count and (only is None or only == code):
-            seat = site.seat(shape, code, rank)
-            if seat is None:
-                break
-            fill.seats.append(seat)
-            seated += 1
+        if seated < count and (only is None or only == code):
+            seats = site.seats(shape, code, rank, count - seated)
+            fill.seats.extend(seats)
+            seated += len(seats)
     return seated
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.ledger import Ledger, Mask, Vector
-from heteroscale.placement.planning.units import Shape
+from heteroscale.placement.planning.units import Demand, Rule, Shape
+
+Wanted: TypeAlias = list[tuple[Shape, int]]
+"""Replicas by shape."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """A domain holds the needs only if `slots` summed over its s1 is at least `need`; one slot is `gpus`."""
 
     slots: Vector
@@ -40,27 +43,45 @@ class View:
         mask = self.banned.get(gpu_type)
         return slots if mask is None else np.where(mask, 0, slots)
 
+    def slots_over(self, types: frozenset[int], gpus: int) -> Vector:
+        """As Ledger.slots_over, without what is held back."""
+        if self.banned and not types.isdisjoint(self.banned):
+            found: Vector = np.add.reduce([self.slots(code, gpus) for code in types])
+            return found
+        return self.ledger.slots_over(types, gpus)
+
     def banned_in(self, s1: int) -> frozenset[int]:
         """GPU types held back in an s1."""
         return frozenset(gpu_type for gpu_type, mask in self.banned.items() if mask[s1]) if self.banned else frozenset()
 
 
-def conditions(view: View, shapes: Mapping[RoleName, Shape], needs: Mapping[RoleName, int]) -> list[Condition]:
+def conditions(view: View, demand: Demand, needs: Mapping[RoleName, int]) -> list[Condition]:
     """All conditions of the needs, the widest and finest last; one that nothing satisfies if a role has no GPU type here."""
-    wanted = [(shapes[role], count) for role, count in needs.items() if count > 0]
-    if any(not shape.types for shape, _ in wanted):
+    key = frozenset(needs.items())
+    rules = demand.memo.rules.get(key)
+    if rules is None:
+        rules = demand.memo.rules[key] = _rules_of(
+            view.ledger, [(demand.shapes[role], count) for role, count in needs.items() if count > 0]
+        )
+    if any(not rule.types for rule in rules):
         return [Condition(np.zeros(view.ledger.pools, dtype=np.int64), 1, 1)]
+    return [Condition(view.slots_over(rule.types, rule.gpus), rule.need, rule.gpus) for rule in rules]
+
+
+def _rules_of(ledger: Ledger, wanted: Wanted) -> tuple[Rule, ...]:
+    """What every set of types that roles are confined to must hold; a rule without types if a role has none."""
+    if any(not shape.types for shape, _ in wanted):
+        return (Rule(frozenset(), 1, 1),)
     sets = {frozenset(code for _, code in shape.types) for shape, _ in wanted}
     sets.add(frozenset[int]().union(*sets))
-    found: list[Condition] = []
+    found: list[Rule] = []
     for types in sorted(sets, key=lambda codes: (len(codes), sorted(codes))):
         inside = [(shape, count) for shape, count in wanted if {code for _, code in shape.types} <= types]
-        found.extend(_of_types(view, types, inside))
-    return found
+        found.extend(_of_types(ledger, types, inside))
+    return tuple(found)
 
 
-def _of_types(view: View, types: frozenset[int], inside: list[tuple[Shape, int]]) -> list[Condition]:
-    ledger = view.ledger
+def _of_types(ledger: Ledger, types: frozenset[int], inside: Wanted) -> list[Rule]:
     items: dict[int, int] = {}
     for shape, count in inside:
         for piece in shape.pieces:
@@ -69,13 +90,10 @@ def _of_types(view: View, types: frozenset[int], inside: list[tuple[Shape, int]]
             wide = shape.within in (Level.S2, Level.CLUSTER) and piece.gpus > largest
             size = min(ledger.sizes(code)[0] for code in types) if wide else piece.gpus
             items[size] = items.get(size, 0) + (count * (whole // size) if wide else count)
-    found: list[Condition] = []
-    for size in sorted(items, reverse=True):
-        need = sum(count * (other // size) for other, count in items.items() if other >= size)
-        vectors = [view.slots(code, size) for code in sorted(types)]
-        slots: Vector = vectors[0] if len(vectors) == 1 else np.add.reduce(vectors)
-        found.append(Condition(slots, need, size))
-    return found
+    return [
+        Rule(types, size, sum(count * (other // size) for other, count in items.items() if other >= size))
+        for size in sorted(items, reverse=True)
+    ]
 
 
 def holds(ledger: Ledger, found: list[Condition], level: Level, mask: Mask | None = None) -> Mask:
@@ -97,25 +115,23 @@ def units_at_most(ledger: Ledger, found: list[Condition], level: Level) -> Vecto
     return np.zeros(len(ledger.topology.levels[level]), dtype=np.int64) if bound is None else bound
 
 
-def elsewhere(
-    view: View, shapes: Mapping[RoleName, Shape], needs: Mapping[RoleName, int], level: Level, mask: Mask | None = None
-) -> Vector:
-    """At least so many replicas of the needs must take a less preferred type, per domain of a level."""
-    ledger = view.ledger
+def elsewhere(view: View, demand: Demand, needs: Mapping[RoleName, int], level: Level, mask: Mask | None = None) -> Vector | None:
+    """At least so many replicas of the needs must take a less preferred type, per domain of a level; None if all types are alike."""
+    ledger, shapes = view.ledger, demand.shapes
+    if all(shapes[role].alike for role in needs):
+        return None
     total = np.zeros(len(ledger.topology.levels[level]), dtype=np.int64)
-    if all(len({rank for rank, _ in shapes[role].types}) < 2 for role in needs):
-        return total
-    first: dict[int, list[tuple[Shape, int]]] = {}
+    first: dict[int, Wanted] = {}
     for role, count in needs.items():
         types = shapes[role].types
         if types and (len(types) == 1 or types[1][0] > 0):
             first.setdefault(types[0][1], []).append((shapes[role], count))
     for code, wanted in sorted(first.items()):
         short = np.zeros_like(total)
-        for condition in _of_types(view, frozenset({code}), wanted):
-            slots = condition.slots if mask is None else np.where(mask, condition.slots, 0)
-            lack = np.maximum(0, condition.need - ledger.over(level, slots))
-            relief = max(sum(max(1, ledger.effective(code, piece.gpus) // condition.gpus) for piece in shape.pieces) for shape, _ in wanted)
+        for rule in _of_types(ledger, frozenset({code}), wanted):
+            slots = view.slots(code, rule.gpus)
+            lack = np.maximum(0, rule.need - ledger.over(level, slots if mask is None else np.where(mask, slots, 0)))
+            relief = max(sum(max(1, ledger.effective(code, piece.gpus) // rule.gpus) for piece in shape.pieces) for shape, _ in wanted)
             short = np.maximum(short, -(-lack // relief))
         total = total + short
     return total

@@ -1,12 +1,14 @@
 """The GPUs of one cycle: what each node still gives, and how many instances of a size each s1 can hold.
 
 Virtual allocation happens here: `take` makes GPUs vanish for all later requests of the cycle, `give` undoes a trial.
-Vectors are int64 over the s1 domains; they are computed once a cycle and kept current for the s1 that change.
+Vectors are int64 over the s1 domains. They are counted at the first question and kept true with every node that changes,
+so whoever holds one sees it change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +23,25 @@ from heteroscale.placement.planning.topology import READY, Topology
 Vector: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
+RANK_BITS = 40
+POOL_BITS = 36
+"""A bound of the cost of an s1 as one number: instances on less preferred types, pool class, free GPUs."""
+
+
+@dataclass(slots=True)
+class _Table:
+    """Slots of one size on one type, per s1, and the sums over several types that they are part of."""
+
+    size: int
+    slots: Vector
+    unions: list[Vector] = field(default_factory=list)
+
+    def add(self, s1: int, more: int) -> None:
+        """So many slots more in an s1."""
+        self.slots[s1] += more
+        for union in self.unions:
+            union[s1] += more
+
 
 class Ledger:
     """Free GPUs on ready nodes and what follows from them."""
@@ -28,20 +49,22 @@ class Ledger:
     def __init__(self, topology: Topology, free: npt.NDArray[np.int16], state: npt.NDArray[np.int8]) -> None:
         self.topology = topology
         self.avail: Vector = np.where(state == READY, free, 0).astype(np.int64)
-        self._s1_of = topology.levels[Level.S1].of
-        self._first = topology.levels[Level.S1].first.tolist()
+        self._first: list[int] = topology.levels[Level.S1].first.tolist()
         self._gpus = topology.gpus.astype(np.int64)
         self.gpus: list[int] = topology.gpus.tolist()
         self.types: list[int] = topology.type.tolist()
         self.s0_of: list[int] = topology.levels[Level.S0].of.tolist()
+        self.s1_of: list[int] = topology.levels[Level.S1].of.tolist()
+        self.pool_of: list[int] = topology.pool.tolist()
         self.pools = len(self._first) - 1
+        self.pool_worst = max(self.pool_of, default=0)
+        self._up_to: dict[int, Mask] = {}
         self.free: Vector = self._per_s1(self.avail)
-        self._pod_of: list[int] = self._s1_of.tolist()
-        self._stale: dict[tuple[int, int], set[int]] = {}
-        self._slots: dict[tuple[int, int], Vector] = {}
-        self._sizes: dict[int, list[int]] = {}
-        for code in range(len(topology.types)):
-            self._sizes[code] = sorted({int(size) for size in np.unique(topology.gpus[topology.type == code])})
+        self.bound: Vector = (topology.pool.astype(np.int64) << POOL_BITS) + self.free
+        self._tables: dict[int, dict[int, _Table]] = {code: {} for code in range(len(topology.types))}
+        self._unions: dict[tuple[frozenset[int], int], Vector] = {}
+        self._full: dict[tuple[int, int], Vector] = {}
+        self._sizes = {code: np.unique(topology.gpus[topology.type == code]).tolist() for code in range(len(topology.types))}
         self.signatures = Signatures(topology, state)
         self._starts = {level: self._s1_starts(level) for level in (Level.S1, Level.S2, Level.CLUSTER)}
 
@@ -58,6 +81,14 @@ class Ledger:
         """The nodes of an s1, first and one past the last."""
         return self._first[s1], self._first[s1 + 1]
 
+    def up_to_pool(self, worst: int) -> Mask | None:
+        """The s1 of this pool class or better; None for all."""
+        if worst >= self.pool_worst:
+            return None
+        if worst not in self._up_to:
+            self._up_to[worst] = self.topology.pool <= worst
+        return self._up_to[worst]
+
     def sizes(self, gpu_type: int) -> list[int]:
         """GPUs a node of this type may have, ascending."""
         return self._sizes[gpu_type]
@@ -71,16 +102,19 @@ class Ledger:
 
     def slots(self, gpu_type: int, gpus: int) -> Vector:
         """Instances of `gpus` on this type that each s1 holds, were it given to them alone."""
-        key = (gpu_type, gpus)
-        found = self._slots.get(key)
-        if found is None:
-            found = self._count(gpu_type, gpus)
-            self._slots[key] = found
-            self._stale[key] = set()
-        elif self._stale[key]:
-            self._refresh(key, found, self._stale[key])
-            self._stale[key] = set()
-        return found
+        return self._table(gpu_type, gpus).slots
+
+    def slots_over(self, types: frozenset[int], gpus: int) -> Vector:
+        """The same summed over several types."""
+        if len(types) == 1:
+            return self.slots(next(iter(types)), gpus)
+        union = self._unions.get((types, gpus))
+        if union is None:
+            tables = [self._table(code, gpus) for code in sorted(types)]
+            union = self._unions[types, gpus] = np.add.reduce([table.slots for table in tables])
+            for table in tables:
+                table.unions.append(union)
+        return union
 
     def over(self, level: Level, vector: Vector) -> Vector:
         """Sum a vector over the s1 of each domain of a level."""
@@ -90,37 +124,58 @@ class Ledger:
 
     def take(self, nodes: Mapping[int, int]) -> None:
         """GPUs per node that are gone for the rest of the cycle."""
-        self._move(nodes, -1)
+        for node, gpus in nodes.items():
+            self._set(node, int(self.avail[node]) - gpus)
 
     def give(self, nodes: Mapping[int, int]) -> None:
         """Undo a take."""
-        self._move(nodes, 1)
-
-    def _move(self, nodes: Mapping[int, int], sign: int) -> None:
-        touched: set[int] = set()
         for node, gpus in nodes.items():
-            self.avail[node] += sign * gpus
-            s1 = self._pod_of[node]
-            self.free[s1] += sign * gpus
-            touched.add(s1)
-        self.signatures.touch(touched)
-        for stale in self._stale.values():
-            stale.update(touched)
+            self._set(node, int(self.avail[node]) + gpus)
 
-    def _refresh(self, key: tuple[int, int], vector: Vector, s1s: Iterable[int]) -> None:
-        gpu_type, size = key
-        gpus, types = self.gpus, self.types
-        for s1 in s1s:
-            first, last = self.nodes_of(s1)
-            count = 0
-            full: dict[int, int] = {}
-            for node, free in enumerate(self.avail[first:last].tolist(), start=first):
-                if free and types[node] == gpu_type:
-                    if gpus[node] >= size:
-                        count += free // size
-                    elif gpus[node] == free:
-                        full[free] = full.get(free, 0) + 1
-            vector[s1] = count + sum(number // -(-size // node_size) for node_size, number in full.items())
+    def gained(self, types: frozenset[int], size: int, nodes: Mapping[int, int]) -> int:
+        """Slots more on these types, were these GPUs given back."""
+        found = 0
+        turned: dict[tuple[int, int], int] = {}
+        for node, more in nodes.items():
+            gpu_type, gpus = self.types[node], self.gpus[node]
+            if gpu_type in types:
+                before = int(self.avail[node])
+                if size <= gpus:
+                    found += (before + more) // size - before // size
+                elif before + more == gpus:
+                    spot = self.s1_of[node], gpu_type
+                    each = -(-size // gpus)
+                    whole = int(self._whole(gpu_type, gpus)[spot[0]]) + turned.get(spot, 0)
+                    found += (whole + 1) // each - whole // each
+                    turned[spot] = turned.get(spot, 0) + 1
+        return found
+
+    def _set(self, node: int, after: int) -> None:
+        """One node gives so much from now on."""
+        before, s1, gpu_type, gpus = int(self.avail[node]), self.s1_of[node], self.types[node], self.gpus[node]
+        self.avail[node] = after
+        self.free[s1] += after - before
+        self.bound[s1] += after - before
+        self.signatures.touch(node, after)
+        turned = (after == gpus) - (before == gpus)
+        whole = 0
+        if turned and (gpu_type, gpus) in self._full:
+            whole = int(self._full[gpu_type, gpus][s1])
+            self._full[gpu_type, gpus][s1] += turned
+        for size, table in self._tables[gpu_type].items():
+            if size <= gpus:
+                more = after // size - before // size
+            else:
+                each = -(-size // gpus)
+                more = (whole + turned) // each - whole // each if turned else 0
+            if more:
+                table.add(s1, more)
+
+    def _table(self, gpu_type: int, size: int) -> _Table:
+        table = self._tables[gpu_type].get(size)
+        if table is None:
+            table = self._tables[gpu_type][size] = _Table(size, self._count(gpu_type, size))
+        return table
 
     def _count(self, gpu_type: int, size: int) -> Vector:
         of_type = self.topology.type == gpu_type
@@ -128,9 +183,16 @@ class Ledger:
         count = self._per_s1(np.where(fits, self.avail // size, 0))
         for node_size in self._sizes[gpu_type]:
             if node_size < size:
-                full = of_type & (self._gpus == node_size) & (self.avail == node_size)
-                count = count + self._per_s1(full.astype(np.int64)) // -(-size // node_size)
+                count = count + self._whole(gpu_type, node_size) // -(-size // node_size)
         return count
+
+    def _whole(self, gpu_type: int, node_size: int) -> Vector:
+        """Nodes of a type and size that are wholly free, per s1."""
+        key = gpu_type, node_size
+        if key not in self._full:
+            free = (self.topology.type == gpu_type) & (self._gpus == node_size) & (self.avail == node_size)
+            self._full[key] = self._per_s1(free.astype(np.int64))
+        return self._full[key]
 
     def _per_s1(self, per_node: Vector) -> Vector:
         if not len(per_node):

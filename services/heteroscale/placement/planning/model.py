@@ -21,6 +21,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.names import InstanceName, NodeName, RoleName, ServiceName, short_hash
 from heteroscale.contracts.placements import Explain, Group, InstanceState
@@ -97,8 +99,7 @@ class Snapshot:
     assignments: Mapping[ServiceName, tuple[Group, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True):
     """One instance's change: `before` is null at birth."""
 
     instance: InstanceName

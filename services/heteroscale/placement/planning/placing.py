@@ -6,7 +6,7 @@ written only when the cycle is over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from heteroscale.contracts.names import RoleName
@@ -22,14 +22,18 @@ from heteroscale.placement.planning.topology import LEVELS, WIDTH
 from heteroscale.placement.planning.units import Demand, Needs, Piece, Shape, subtract
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
-    """Seats found for a group; `member` is the broken replica whose missing parts they are."""
+    """Seats found for a group, and the GPUs that they take by node; `member` is the broken replica whose missing parts they are."""
 
     group: GroupBook
     seats: tuple[Seat, ...]
     born: bool
     member: Member | None = None
+    nodes: Mapping[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nodes = gpus_by_node(self.seats)
 
 
 @dataclass(slots=True)
@@ -42,22 +46,28 @@ class Draft:
     def add(self, step: Step) -> None:
         """Keep a step and take its GPUs."""
         self.steps.append(step)
-        self.ledger.take(gpus_by_node(step.seats))
+        self.ledger.take(step.nodes)
 
     def back_to(self, length: int) -> None:
         """Undo all steps after the first `length`."""
         while len(self.steps) > length:
-            self.ledger.give(gpus_by_node(self.steps.pop().seats))
+            self.ledger.give(self.steps.pop().nodes)
 
     def redo(self) -> None:
         """Take the GPUs of all steps again, after `release`."""
         for step in self.steps:
-            self.ledger.take(gpus_by_node(step.seats))
+            self.ledger.take(step.nodes)
 
     def release(self) -> None:
         """Give the GPUs of all steps back but keep the steps."""
         for step in self.steps:
-            self.ledger.give(gpus_by_node(step.seats))
+            self.ledger.give(step.nodes)
+
+    def nodes(self) -> dict[int, int]:
+        """GPUs taken by node."""
+        if len(self.steps) == 1:
+            return dict(self.steps[0].nodes)
+        return gpus_by_node(seat for step in self.steps for seat in step.seats)
 
 
 @dataclass(slots=True)
@@ -80,7 +90,7 @@ class Work:
     def begun(self, group: GroupBook) -> list[int]:
         """The s1 that a group lies in, drafted seats included."""
         of = self.view.ledger.topology.levels[Level.S1].of
-        drafted = {int(of[node]) for step in self.draft.steps if step.group is group for node in gpus_by_node(step.seats)}
+        drafted = {int(of[node]) for step in self.draft.steps if step.group is group for node in step.nodes}
         return sorted(drafted.union(self.book.begun(group)))
 
     def home(self, group: GroupBook, level: Level) -> tuple[Level, int] | None:
@@ -88,7 +98,7 @@ class Work:
         home = self.book.home(group, level)
         if home is not None:
             return home
-        nodes = [node for step in self.draft.steps if step.group is group for node in gpus_by_node(step.seats)]
+        nodes = [node for step in self.draft.steps if step.group is group for node in step.nodes]
         span = self.view.ledger.topology.spanned(nodes)
         if span is None or WIDTH[span[0]] >= WIDTH[level]:
             return span
@@ -125,6 +135,8 @@ def levels_of(demand: Demand) -> list[Level]:
 
 def place(work: Work) -> Needs:
     """Phase 4 for one request; what could not be placed. `work.waiting` tells that it waits for its preferred level."""
+    if not work.book.groups:
+        return dict(sorted(try_levels(work, work.rest).items())) if work.rest else {}
     lost = replace_lost(work)
     revived = work.demand.times(work.demand.units_in(lost))
     wanted = subtract(work.rest, lost)
@@ -263,8 +275,10 @@ def _by_units(work: Work, wanted: Needs, level: Level) -> Needs:
     """Growth, then new groups in whole units, then leftovers; a second time with the leftovers first if that falls short."""
     start = len(work.draft.steps)
     left = _open_units(work, _grow(work, wanted, level), level)
+    if not left:
+        return left
     extra = subtract(wanted, work.demand.times(work.demand.units_in(wanted)))
-    if not left or not extra or not work.demand.units_in(wanted):
+    if not extra or not work.demand.units_in(wanted):
         return left
     first = list(work.draft.steps[start:])
     work.draft.back_to(start)

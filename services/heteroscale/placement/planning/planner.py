@@ -22,7 +22,7 @@ from heteroscale.placement.planning import answer, cycle, placing, victims
 from heteroscale.placement.planning.book import Book
 from heteroscale.placement.planning.model import Planned, Request, Snapshot
 from heteroscale.placement.planning.placing import Draft, Work
-from heteroscale.placement.planning.units import Demand
+from heteroscale.placement.planning.units import Demand, Needs
 
 REPAIRS_MAX = 4
 """Placements of the cycle that are moved aside, in trial, for one failed request."""
@@ -53,10 +53,12 @@ def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
 
 def _other_orders(answers: Sequence[Planned]) -> list[frozenset[ServiceName]]:
     """Services to put first among their equals, where something failed and something else took GPUs."""
-    real = sorted({one.service for one in answers if not one.dry_run})
     failed = sorted({one.service for one in answers if one.shortfall and not one.dry_run})
+    if not failed:
+        return []
+    real = sorted({one.service for one in answers if not one.dry_run})
     took = any(one.taken and not one.dry_run for one in answers)
-    if not failed or not took or not 1 < len(real) <= REORDERED_MAX:
+    if not took or not 1 < len(real) <= REORDERED_MAX:
         return []
     tries = [frozenset(failed), *(frozenset({service}) for service in [*failed, *real])]
     distinct = list(dict.fromkeys(tries))
@@ -91,7 +93,7 @@ def _run(snapshot: Snapshot, requests: Sequence[Request], first: frozenset[str])
             repairs -= _repair(state, work, found, answers, works)
             found = answers.pop(-1, found)
         answers[at] = found
-        state.works.append(work)
+        state.settle(at, work)
         if found.left and found.place is not None:
             state.hold_for(work, found.left, found.place)
     for at in [at for at in order if requests[at].command.dry_run]:
@@ -106,7 +108,7 @@ def _run(snapshot: Snapshot, requests: Sequence[Request], first: frozenset[str])
 def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:
     """Phases 1 and 2 for one request."""
     book = Book.open(state.snapshot, request)
-    demand = Demand.of(request.command, types)
+    demand = Demand.of(request.command, types, state.memos)
     roles = sorted(request.command.roles.items())
     needed = {role: wanted.replicas - book.existing(role) for role, wanted in roles if wanted.replicas > book.existing(role)}
     if book.groups:
@@ -121,8 +123,12 @@ def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:
 def _place(state: cycle.Cycle, work: Work) -> answer.Answer:
     """Phase 4 for one request, explained."""
     asked = dict(work.rest)
-    left = placing.place(work) if asked or work.book.groups else {}
-    return answer.explain(state, work, asked, left)
+    return answer.explain(state, work, asked, _seat(work))
+
+
+def _seat(work: Work) -> Needs:
+    """Phase 4 for one request; what could not be placed."""
+    return placing.place(work) if work.rest or work.book.groups else {}
 
 
 def _repair(state: cycle.Cycle, work: Work, found: answer.Answer, answers: dict[int, answer.Answer], works: dict[int, Work]) -> int:
@@ -138,11 +144,12 @@ def _repair(state: cycle.Cycle, work: Work, found: answer.Answer, answers: dict[
         other.draft.back_to(0)
         work.draft.back_to(0)
         work.rest = dict(found.asked)
-        again = _place(state, work)
-        second = None if again.left else _place(state, other)
-        if second is not None and not second.left:
-            answers[at], answers[-1] = second, again
-            return tried
+        if not _seat(work):
+            again, asked = answer.explain(state, work, dict(found.asked), {}), dict(other.rest)
+            if not _seat(other):
+                answers[at], answers[-1] = answer.explain(state, other, asked, {}), again
+                state.settle(at, other)
+                return tried
         other.draft.back_to(0)
         work.draft.back_to(0)
         for step in kept:

@@ -8,8 +8,7 @@ that key each; candidates are filled in the order of their bounds, until no boun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,9 @@ import numpy.typing as npt
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import fits
 from heteroscale.placement.planning.fill import Fill, into_many, into_one
-from heteroscale.placement.planning.ledger import Ledger, Mask
+from heteroscale.placement.planning.ledger import RANK_BITS, Ledger, Vector
 from heteroscale.placement.planning.site import gpus_by_node
-from heteroscale.placement.planning.topology import WIDTH, Ints
+from heteroscale.placement.planning.topology import WIDTH
 from heteroscale.placement.planning.units import Demand, Needs
 
 TRIES_MAX = 6
@@ -35,8 +34,7 @@ Wanted: TypeAlias = tuple[Needs, list[fits.Condition]]
 """Needs with their conditions."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cost:
+class Cost(NamedTuple):
     """The objective, in the order of its fields."""
 
     ranks: int
@@ -45,8 +43,7 @@ class Cost:
     left: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A way to seat the needs, and what it costs."""
 
     fill: Fill
@@ -56,21 +53,22 @@ class Found:
 def cost_of(fill: Fill, begun: Sequence[int] = ()) -> Cost:
     """What a fill costs; s1 in `begun` count for nothing but their class."""
     ledger = fill.view.ledger
-    nodes = gpus_by_node(fill.seats)
-    of = ledger.topology.levels[Level.S1].of
-    touched = {int(of[node]) for node in nodes}
-    fresh = touched - set(begun)
+    taken: dict[int, int] = {}
+    for node, gpus in gpus_by_node(fill.seats).items():
+        s1 = ledger.s1_of[node]
+        taken[s1] = taken.get(s1, 0) + gpus
+    fresh = [s1 for s1 in taken if s1 not in begun]
     return Cost(
         ranks=fill.ranks,
-        pool=max((int(ledger.topology.pool[s1]) for s1 in touched | set(begun)), default=0),
+        pool=max((ledger.pool_of[s1] for s1 in (*taken, *begun)), default=0),
         touched=len(fresh),
-        left=sum(int(ledger.free[s1]) for s1 in fresh) - sum(gpus for node, gpus in nodes.items() if int(of[node]) in fresh),
+        left=sum(int(ledger.free[s1]) - taken[s1] for s1 in fresh),
     )
 
 
 def find(blank: Fill, needs: Needs, level: Level) -> Found | None:
     """The cheapest way to seat the needs inside one domain of the level; None if there is none."""
-    conditions = fits.conditions(blank.view, blank.demand.shapes, needs)
+    conditions = fits.conditions(blank.view, blank.demand, needs)
     found = _in_one_s1(blank, needs, conditions)
     for wider in (Level.S2, Level.CLUSTER):
         if WIDTH[wider] <= WIDTH[level]:
@@ -82,7 +80,7 @@ def inside(blank: Fill, needs: Needs, domain: tuple[Level, int], begun: Sequence
     """The cheapest way to seat the needs inside this one domain, where the s1 of `begun` are touched already."""
     ledger, pool = blank.view.ledger, blank.view.ledger.topology.pool
     first, last = ledger.range_of(*domain)
-    conditions = fits.conditions(blank.view, blank.demand.shapes, needs)
+    conditions = fits.conditions(blank.view, blank.demand, needs)
     if any(int(condition.slots[first:last].sum()) < condition.need for condition in conditions):
         return None
     floor = max((int(pool[s1]) for s1 in begun), default=0)
@@ -101,7 +99,7 @@ def inside(blank: Fill, needs: Needs, domain: tuple[Level, int], begun: Sequence
 def most_units(blank: Fill, limit: int, level: Level) -> int:
     """The most units that any domain of the level holds, up to `limit`."""
     demand, ledger = blank.demand, blank.view.ledger
-    bounds = fits.units_at_most(ledger, fits.conditions(blank.view, demand.shapes, demand.times(1)), level)
+    bounds = fits.units_at_most(ledger, fits.conditions(blank.view, demand, demand.times(1)), level)
     most = 0
     while len(bounds) and most < limit:
         at = int(bounds.argmax())
@@ -116,7 +114,7 @@ def units_inside(blank: Fill, domain: tuple[Level, int], limit: int, begun: Sequ
     """The most units that this domain holds beside what it has, up to `limit`; `above` if it holds no more than that."""
     first, last = blank.view.ledger.range_of(*domain)
     low, high = above, limit
-    for condition in fits.conditions(blank.view, blank.demand.shapes, blank.demand.times(1)):
+    for condition in fits.conditions(blank.view, blank.demand, blank.demand.times(1)):
         high = min(high, int(condition.slots[first:last].sum()) // max(1, condition.need))
     probe = high
     while low < high:
@@ -130,32 +128,34 @@ def units_inside(blank: Fill, domain: tuple[Level, int], limit: int, begun: Sequ
 
 def domains_for(view: fits.View, demand: Demand, needs: Needs, level: Level) -> int:
     """How many domains of the level could hold the needs, as far as the conditions tell."""
-    return int(fits.holds(view.ledger, fits.conditions(view, demand.shapes, needs), level).sum())
+    return int(fits.holds(view.ledger, fits.conditions(view, demand, needs), level).sum())
 
 
 def _in_one_s1(blank: Fill, needs: Needs, conditions: list[fits.Condition]) -> Found | None:
-    ledger, shapes = blank.view.ledger, blank.demand.shapes
-    possible = fits.holds(ledger, conditions, Level.S1)
-    s1s = np.flatnonzero(possible)
+    ledger = blank.view.ledger
+    s1s = np.flatnonzero(fits.holds(ledger, conditions, Level.S1))
     if not len(s1s):
         return None
-    ranks = fits.elsewhere(blank.view, shapes, needs, Level.S1)
-    bound = (ranks[s1s] << 40) + (ledger.topology.pool[s1s].astype(np.int64) << 36) + ledger.free[s1s]
+    bound = ledger.bound[s1s]
+    ranks = fits.elsewhere(blank.view, blank.demand, needs, Level.S1)
+    if ranks is not None:
+        bound += ranks[s1s] << RANK_BITS
     best: Found | None = None
-    taken = 0
+    reached = 0
     while len(s1s):
         least = int(bound.min())
-        if best is not None and (best.cost.ranks << 40) + (best.cost.pool << 36) + best.cost.left + taken <= least:
+        if best is not None and reached <= least:
             break
-        tied = s1s[bound == least]
-        at = ledger.signatures.first_of(ledger.avail, tied)
-        keep = s1s != at
-        s1s, bound = s1s[keep], bound[keep]
+        at = ledger.signatures.first_of(ledger.avail, s1s[bound == least])
         fill = into_one(blank, at, needs)
         if fill is not None:
             cost = cost_of(fill)
             if best is None or cost < best.cost:
-                best, taken = Found(fill, cost), int(ledger.free[at]) - cost.left
+                best, reached = Found(fill, cost), (cost.ranks << RANK_BITS) + int(ledger.bound[at])
+                if reached <= least:
+                    break
+        keep = s1s != at
+        s1s, bound = s1s[keep], bound[keep]
     return best
 
 
@@ -182,23 +182,25 @@ def _candidates(
     blank: Fill, wanted: Wanted, level: Level, best: Found | None
 ) -> Iterator[tuple[tuple[int, int, int], npt.NDArray[np.int64]]]:
     """Domains with a lower bound of their cost, in the order of the bound, then of structure."""
-    ledger, shapes = blank.view.ledger, blank.demand.shapes
+    ledger = blank.view.ledger
     needs, conditions = wanted
-    pool = ledger.topology.pool
+    if not fits.holds(ledger, conditions, level).any():
+        return
     found: list[tuple[int, int, int]] = []
     least: dict[int, int] = {}
-    for worst in (0, 1, 2):
+    for worst in range(ledger.pool_worst + 1):
         if best is not None and best.cost.ranks == 0 and worst >= best.cost.pool:
             break
-        mask: Mask = pool <= worst
-        domains = np.flatnonzero(fits.holds(ledger, conditions, level, mask))
-        if not len(domains):
+        mask = ledger.up_to_pool(worst)
+        domains = np.flatnonzero(fits.holds(ledger, conditions, level, mask)).tolist()
+        if not domains:
             continue
-        ranks = fits.elsewhere(blank.view, shapes, needs, level, mask)
-        for number in domains.tolist():
-            if number not in least or int(ranks[number]) < least[number]:
-                least[number] = int(ranks[number])
-                found.append((least[number], worst, number))
+        ranks = fits.elsewhere(blank.view, blank.demand, needs, level, mask)
+        for number in domains:
+            rank = 0 if ranks is None else int(ranks[number])
+            if number not in least or rank < least[number]:
+                least[number] = rank
+                found.append((rank, worst, number))
     if best is not None:
         found = [entry for entry in found if entry[:2] < (best.cost.ranks, best.cost.pool)]
     for ranks_worst in sorted({entry[:2] for entry in found}):
@@ -209,13 +211,19 @@ def _candidates(
 def _by_touched(
     ledger: Ledger, condition: fits.Condition, level: Level, key: tuple[int, int], numbers: npt.NDArray[np.int64]
 ) -> Iterator[tuple[tuple[int, int, int], npt.NDArray[np.int64]]]:
-    """Domains of one (ranks, pool) by the fewest s1 that could host the needs."""
-    pool: Ints = ledger.topology.pool.astype(np.int32)
-    entries: list[tuple[int, npt.NDArray[np.int64]]] = []
-    for number in ledger.signatures.order(ledger.avail, numbers, level).tolist():
-        first, last = ledger.range_of(level, number)
-        s1s = np.arange(first, last, dtype=np.int64)[pool[first:last] <= key[1]]
-        room = np.cumsum(np.sort(condition.slots[s1s])[::-1])
-        entries.append((int(np.searchsorted(room, condition.need)) + 1, s1s))
-    for touched, s1s in sorted(entries, key=lambda entry: entry[0]):
-        yield (*key, touched), s1s
+    """Domains of one (ranks, pool) by the fewest s1 that could host the needs, then by structure."""
+    mask = ledger.up_to_pool(key[1])
+    slots = condition.slots if mask is None else np.where(mask, condition.slots, 0)
+    touched = np.array([_fewest(slots[slice(*ledger.range_of(level, number))], condition.need) for number in numbers.tolist()])
+    for few in np.unique(touched).tolist():
+        for number in ledger.signatures.order(ledger.avail, numbers[touched == few], level).tolist():
+            first, last = ledger.range_of(level, number)
+            inside = np.arange(first, last, dtype=np.int64)
+            yield (*key, few), inside if mask is None else inside[mask[first:last]]
+
+
+def _fewest(slots: Vector, need: int) -> int:
+    """The fewest of the s1 whose slots make up the need."""
+    if int(slots.max()) >= need:
+        return 1
+    return int(np.searchsorted(np.cumsum(np.sort(slots)[::-1]), need)) + 1

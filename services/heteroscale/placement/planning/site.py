@@ -6,7 +6,7 @@ A Site is a scratch copy: nothing is taken from the ledger until the caller comm
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level, Spread
@@ -14,8 +14,7 @@ from heteroscale.placement.planning.ledger import Ledger
 from heteroscale.placement.planning.units import Piece, Shape
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
+class Seat(NamedTuple):
     """One replica seated: nodes (by index) and GPUs for each of its pieces."""
 
     role: RoleName
@@ -43,8 +42,9 @@ class Site:
         self._marked: dict[RoleName, dict[int, int]] = {}
         self.free = dict(nodes)
         self._buckets: dict[int, dict[tuple[int, int], list[int]]] = {}
+        types, gpus = ledger.types, ledger.gpus
         for node in self._order():
-            self._bucket(node).append(node)
+            self._buckets.setdefault(types[node], {}).setdefault((self.free[node], gpus[node]), []).append(node)
 
     @classmethod
     def of(cls, ledger: Ledger, s1: int, banned: frozenset[int], spread: Spread = Spread.NONE) -> Site:
@@ -61,10 +61,33 @@ class Site:
         placed = self._in_one_s0(shape, gpu_type) if scoped else self._pieces(shape, gpu_type)
         return None if placed is None else Seat(role=shape.role, type=gpu_type, rank=rank, pieces=placed)
 
-    def unseat(self, seat: Seat) -> None:
-        """Take a replica back."""
-        for _, nodes in seat.pieces:
-            self._give(nodes)
+    def seats(self, shape: Shape, gpu_type: int, rank: int, count: int) -> list[Seat]:
+        """Seat up to `count` replicas on nodes of this type; those of one instance on one node without a search for each."""
+        found: list[Seat] = []
+        if shape.simple and shape.within is not Level.S0 and self._spread is Spread.NONE:
+            self._fill_nodes(shape, gpu_type, (rank, count), found)
+        while len(found) < count:
+            seat = self.seat(shape, gpu_type, rank)
+            if seat is None:
+                break
+            found.append(seat)
+        return found
+
+    def _fill_nodes(self, shape: Shape, gpu_type: int, wanted: tuple[int, int], found: list[Seat]) -> None:
+        """As many on the fullest node that fits as it takes, then the next."""
+        rank, count = wanted
+        buckets, piece = self._buckets.get(gpu_type, {}), shape.pieces[0]
+        while len(found) < count:
+            fitting = [key for key, nodes in buckets.items() if nodes and key[0] >= piece.gpus]
+            if not fitting:
+                return
+            free, size = min(fitting)
+            node = buckets[free, size].pop()
+            here = min(count - len(found), free // piece.gpus)
+            self.free[node] = free - here * piece.gpus
+            buckets.setdefault((self.free[node], size), []).append(node)
+            seat = Seat(shape.role, gpu_type, rank, ((piece, {node: piece.gpus}),))
+            found.extend([seat] * here)
 
     def _pieces(self, shape: Shape, gpu_type: int) -> tuple[tuple[Piece, Mapping[int, int]], ...] | None:
         placed: list[tuple[Piece, Mapping[int, int]]] = []
@@ -151,9 +174,9 @@ class Site:
     def _order(self) -> list[int]:
         """Nodes so that the last of each bucket is in the fullest s0, then first by path."""
         s0_of = self._ledger.s0_of
+        if len({s0_of[node] for node in self.free}) < 2:
+            return list(reversed(self.free))
         racks: dict[int, int] = {}
         for node, free in self.free.items():
             racks[s0_of[node]] = racks.get(s0_of[node], 0) + free
-        if len(racks) < 2:
-            return list(reversed(self.free))
         return sorted(self.free, key=lambda node: (racks[s0_of[node]], node), reverse=True)

@@ -101,10 +101,13 @@ class Topology:
     def spanned(self, nodes: Iterable[int]) -> tuple[Level, int] | None:
         """The narrowest of s1, s2, cluster that holds all the nodes (by index); None for no node or several clusters."""
         found = list(nodes)
+        if not found:
+            return None
+        first, last = min(found), max(found)
         for level in (Level.S1, Level.S2, Level.CLUSTER):
-            domains = {int(self.levels[level].of[node]) for node in found}
-            if len(domains) == 1:
-                return level, domains.pop()
+            of = self.levels[level].of
+            if of[first] == of[last]:  # a domain is one range of nodes
+                return level, int(of[first])
         return None
 
 

@@ -6,8 +6,8 @@ Pure arithmetic on counts. Knows GPU types by their index in the topology, and n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from heteroscale.contracts.commands import Command, CommandRole
@@ -49,11 +49,48 @@ class Shape:
         """GPUs of its largest piece."""
         return self.pieces[0].gpus
 
+    @property
+    def alike(self) -> bool:
+        """No type is preferred to another."""
+        return len({rank for rank, _ in self.types}) < 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Necessary: at least `need` slots of `gpus` on these types."""
+
+    types: frozenset[int]
+    gpus: int
+    need: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Exact: the sum of `use` times count is at most the slots of `gpus` on these types."""
+
+    types: frozenset[int]
+    gpus: int
+    use: Mapping[RoleName, int]
+
+
+@dataclass(slots=True)
+class Memo:
+    """What follows from a demand on a fleet of one shape, worked out at the first question."""
+
+    rules: dict[frozenset[tuple[RoleName, int]], tuple[Rule, ...]] = field(default_factory=dict)
+    limits: tuple[Limit, ...] | None = None
+    limits_known: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A command in planner terms. `unit`: the ratio in lowest terms, only roles of the ratio."""
+    """A command in planner terms. `unit`: the ratio in lowest terms, only roles of the ratio.
 
+    `key` tells apart what wants other seats; `memo` is shared by all demands of a key.
+    """
+
+    key: Hashable
+    memo: Memo
     shapes: Mapping[RoleName, Shape]
     unit: Mapping[RoleName, int]
     level: Level
@@ -63,13 +100,18 @@ class Demand:
     spread: Spread
 
     @classmethod
-    def of(cls, command: Command, types: Mapping[str, int]) -> Demand:
-        """The demand of a command on a fleet with these GPU types (name to index)."""
+    def of(cls, command: Command, types: Mapping[str, int], memos: dict[Hashable, Memo]) -> Demand:
+        """The demand of a command on a fleet with these GPU types (name to index); equal demands share a memo."""
         affinity = command.affinity or Affinity()
         preferred = affinity.mode is AffinityMode.PREFERRED
+        shapes = {name: _shape(name, role, types) for name, role in sorted(command.roles.items())}
+        unit = _unit(command)
+        key = tuple(shapes.values()), tuple(unit.items()), command.spread
         return cls(
-            shapes={name: _shape(name, role, types) for name, role in sorted(command.roles.items())},
-            unit=_unit(command),
+            key=key,
+            memo=memos.setdefault(key, Memo()),
+            shapes=shapes,
+            unit=unit,
             level=affinity.level if affinity.level is not Level.S0 else Level.S1,
             widest=Level.CLUSTER if preferred else affinity.level,
             prefer=command.prefer or affinity.level,
