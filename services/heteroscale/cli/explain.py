@@ -10,17 +10,17 @@ import msgspec
 
 from heteroscale.cli import decision_text, output
 from heteroscale.cli.options import json_option
-from heteroscale.contracts.decisions import Action
+from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.units import Instant, instant_text, millis
-from heteroscale.replay import archive
+from heteroscale.replay import archive, whynot
 from heteroscale.replay import explain as chain
-from heteroscale.replay import whynot
 from heteroscale.replay.explain import Explanation, Heard
 from heteroscale.replay.manifest import Span
 from heteroscale.replay.recorded import Found, Recorded
 
 SHOWN = 12
+FIGURES = ("decode_tps", "prefill_tps", "prefill_missed_tps", "coverage", "gpu_util", "kv_usage")
 
 
 @click.command(
@@ -37,7 +37,7 @@ Examples:
 @click.option("--why-not", "wanted", type=click.Choice([action.value for action in Action]), help="What would have led to this instead.")
 @click.option("--all", "everything", is_flag=True, help="Every instance and every move, however many.")
 @json_option
-def explain(
+def explain(  # noqa: PLR0913 - one parameter an option
     bundle: Path,
     decision_id: str | None,
     at_text: str | None,
@@ -89,23 +89,38 @@ def instant_of(text: str, window: Span) -> int:
 
 def _tell(told: Explanation, shown: int) -> None:
     decision_text.whole(told.decision)
+    _tell_origin(told)
+    click.echo(f"\nWho was heard: {sum(one.samples for one in told.heard)} samples of {len(told.heard)} instances")
+    output.table(("instance", "role", "node", "samples", "decode tokens", "prompt tokens", "from", "to"), map(_row, told.heard[:shown]))
+    _more(len(told.heard), shown)
+    _tell_consequences(told, shown)
+    click.echo("\nTo read a record yourself")
+    for place in [told.decision_at, *([told.window_at] if told.window_at else []), *told.commands[:1], *told.answers[:1]]:
+        click.echo(f"  {chain.kcat(place)}")
+
+
+def _tell_origin(told: Explanation) -> None:
+    places = {
+        "decision": told.decision_at,
+        "state": told.state_at,
+        "spec": told.spec_at,
+        "window": told.window_at,
+        "closed by": told.window_closed_by,
+    }
     click.echo("\nWhere it came from")
-    click.echo(f"  decision  {told.decision_at}")
-    for title, place in (("state", told.state_at), ("spec", told.spec_at), ("window", told.window_at), ("closed by", told.window_closed_by)):
+    for title, place in places.items():
         click.echo(f"  {title:9} {place or 'not in the bundle'}")
     for place in told.placements_read:
         click.echo(f"  placement {place}")
     for role, seen in told.window.items():
-        figures = ", ".join(
-            f"{name} {value:g}"
-            for name in ("decode_tps", "prefill_tps", "prefill_missed_tps", "coverage", "gpu_util", "kv_usage")
-            if (value := getattr(seen, name)) is not None
-        )
+        known = {name: getattr(seen, name) for name in FIGURES}
+        figures = ", ".join(f"{name} {value:g}" for name, value in known.items() if value is not None)
         counts = seen.instances
-        click.echo(f"  {role}: {counts.serving} serving, {counts.loading} loading, {counts.draining} draining, {counts.silent} silent; {figures}")
-    click.echo(f"\nWho was heard: {sum(one.samples for one in told.heard)} samples of {len(told.heard)} instances")
-    output.table(("instance", "role", "node", "samples", "decode tokens", "prompt tokens", "from", "to"), map(_row, told.heard[:shown]))
-    _more(len(told.heard), shown)
+        states = f"{counts.serving} serving, {counts.loading} loading, {counts.draining} draining, {counts.silent} silent"
+        click.echo(f"  {role}: {states}; {figures}")
+
+
+def _tell_consequences(told: Explanation, shown: int) -> None:
     click.echo("\nWhat followed")
     if not told.commands:
         click.echo("  no command went out with this decision")
@@ -123,10 +138,7 @@ def _tell(told: Explanation, shown: int) -> None:
         click.echo(f"  {instant_text(said.at_ms)}  {said.instance} said {said.kind}  {said.place}")
     _more(len(told.said), shown)
     if told.commands:
-        click.echo(f"  converged {told.converged or 'not inside this bundle'}")
-    click.echo("\nTo read a record yourself")
-    for place in [told.decision_at, *([told.window_at] if told.window_at else []), *told.commands[:1], *told.answers[:1]]:
-        click.echo(f"  {chain.kcat(place)}")
+        click.echo(f"  {told.ended}")
 
 
 def _row(one: Heard) -> tuple[object, ...]:
@@ -143,7 +155,7 @@ def _more(there_are: int, shown: int) -> None:
         click.echo(f"  … and {there_are - shown} more (--all)")
 
 
-def _why_not(recorded: Recorded, found: Found, wanted: Action, *, as_json: bool) -> None:  # type: ignore[type-arg]
+def _why_not(recorded: Recorded, found: Found[Decision], wanted: Action, *, as_json: bool) -> None:
     decision = found.message
     here = whynot.situation(recorded, decision)
     reply = whynot.ask(here, wanted)

@@ -12,11 +12,11 @@ from heteroscale.cli.durations import INSTANT
 from heteroscale.cli.options import connection_options, json_option
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.units import Instant
-from heteroscale.replay import overrides, report, verdict, verify, whatif
+from heteroscale.replay import decision_stage, overrides, report, verdict, verify, whatif
 from heteroscale.replay.bundle import Bundle
 from heteroscale.replay.decider import Decider, Ours, Theirs
 from heteroscale.replay.recorded import Recorded
-from heteroscale.replay.verdict import StageName
+from heteroscale.replay.verdict import Outcome
 from heteroscale.runtime.clock import SYSTEM
 
 NOTHING = whatif.Case()
@@ -39,8 +39,12 @@ Exit codes: 0 identical (or a counterfactual was computed), 1 diverged, 2 bad bu
 @click.option("--from", "since", type=INSTANT, help="Read the log from here, without a bundle.")
 @click.option("--to", "until", type=INSTANT, help="Up to here.")
 @click.option("--service", "-s", "services", multiple=True, help="Only this service; may repeat.")
-@click.option("--set", "texts", multiple=True, metavar="[SERVICE:]PATH=VALUE", help="What if this field of the spec had been so; may repeat.")
-@click.option("--policy", type=click.Path(exists=True, file_okay=False, path_type=Path), help="What would this other checkout have decided.")
+@click.option(
+    "--set", "texts", multiple=True, metavar="[SERVICE:]PATH=VALUE", help="What if this field of the spec had been so; may repeat."
+)
+@click.option(
+    "--policy", type=click.Path(exists=True, file_okay=False, path_type=Path), help="What would this other checkout have decided."
+)
 @click.option("--without", multiple=True, metavar="NODE|INSTANCE", help="What if these had said nothing; may repeat.")
 @click.option("--diff", is_flag=True, help="List the decisions that would have been other ones.")
 @click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write one self-contained HTML page.")
@@ -70,10 +74,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     case = _case(texts, policy, without)
     with bundles.bundle_or_log(bundle, (since, until), services) as found:
-        if case is NOTHING:
-            code = _verify(found, restart_every, as_json=as_json)
-        else:
-            code = _ask(found, case, diff=diff, as_json=as_json)
+        code = _verify(found, restart_every, as_json=as_json) if case is NOTHING else _ask(found, case, diff=diff, as_json=as_json)
         if page is not None:
             answers = whatif.ask(Recorded(found), case)
             page.write_text(report.page(Recorded(found), answers, title=_title(texts, policy, without)))
@@ -103,7 +104,7 @@ def _verify(found: Bundle, restart_every: int | None, *, as_json: bool) -> int:
     try:
         judged = verify.verify(found, restart_every=restart_every, progress=lambda stage: progress(stage.value, 0))
     except Rejected as error:
-        if error.code not in {"unreadable"}:
+        if error.code != "unreadable":
             raise
         raise Rejected("not_replayable", error.message, error.place) from error
     finally:
@@ -115,14 +116,16 @@ def _verify(found: Bundle, restart_every: int | None, *, as_json: bool) -> int:
     click.echo(verdict.headline(judged, took_s))
     for line in verdict.lines(judged):
         click.echo(line)
-    samples = judged.stage(StageName.SIGNALS).samples
-    if samples:
-        click.echo(f"{verdict.grouped(round(samples / max(took_s, 1e-3)))} samples/s, end to end")
     return judged.exit_code
 
 
 def _ask(found: Bundle, case: whatif.Case, *, diff: bool, as_json: bool) -> int:
-    answers = whatif.ask(Recorded(found), case)
+    recorded = Recorded(found)
+    base = decision_stage.verify(recorded)
+    if base.outcome is not Outcome.IDENTICAL:
+        where = base.first.what if base.first is not None else "its input is not whole"
+        output.note(f"note: the recording itself is {base.outcome.value} under this build ({where}); differences may come from there")
+    answers = whatif.ask(recorded, case)
     if as_json:
         for answer in answers:
             output.emit(msgspec.to_builtins(whatif.summary(answer)))

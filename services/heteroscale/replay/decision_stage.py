@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from heteroscale.bus import partitioning
 from heteroscale.bus.log import Record
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
@@ -25,7 +26,6 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
-from heteroscale.bus import partitioning
 from heteroscale.decision import controller
 from heteroscale.decision.controller import POLICY_VERSION, Effects, ServiceState, Source, Tombstone
 from heteroscale.replay import differ
@@ -112,10 +112,10 @@ def _compare(
     found, decided = cue.recorded, effects.decision
     number = result.compared + 1
     what = f"{found.message.service} {instant_text(found.message.at_ms)}, {found.message.id}"
-    where = {"service": found.message.service, "at_ms": found.message.at_ms}
+    service, at_ms = found.message.service, found.message.at_ms
     if decided is None:
         differences = [differ.Difference("decision", found.message.id, differ.ABSENT)]
-        result.differs(Divergence(number, found.place, what, Outcome.DIVERGED, differences, **where))
+        result.differs(Divergence(number, found.place, what, Outcome.DIVERGED, differences, (), service, at_ms))
         return
     same = codec.encode(decided) == found.record.value or decided == found.message
     sent = None if effects.command is None else commands.get(_command_key(effects.command))
@@ -124,12 +124,12 @@ def _compare(
         return
     if same and sent is not None and effects.command is not None:
         output = differ.of_messages(sent.message, effects.command)
-        result.differs(Divergence(number, sent.place, f"command of {what}", Outcome.DIVERGED, output, **where))
+        result.differs(Divergence(number, sent.place, f"command of {what}", Outcome.DIVERGED, output, (), service, at_ms))
         return
     outcome = Outcome.OTHER_REASON if _same_action(found.message, decided) else Outcome.DIVERGED
     output = differ.of_messages(found.message, decided)
     below = () if state is None or effects.state is None else differ.of_messages(state.law, effects.state.law)
-    result.differs(Divergence(number, found.place, what, outcome, output, tuple(below), **where))
+    result.differs(Divergence(number, found.place, what, outcome, output, tuple(below), service, at_ms))
 
 
 def _same_action(one: Decision, other: Decision) -> bool:

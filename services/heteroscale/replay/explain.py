@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -13,7 +14,7 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import GpuTypeName, InstanceName, NodeName, RoleName, ServiceName
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.signals import RoleSignal, SignalWindow
-from heteroscale.contracts.telemetry import InstanceSample, Samples, TelemetryRecord
+from heteroscale.contracts.telemetry import InstanceSample, Samples
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.replay.capture import service_of
@@ -72,7 +73,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     answers: list[str]
     moved: list[Moved]
     said: list[Said]
-    converged: str | None
+    ended: str
 
 
 def find(recorded: Recorded, text: str) -> Found[Decision]:
@@ -119,7 +120,6 @@ def explain(recorded: Recorded, found: Found[Decision]) -> Explanation:
         for one in recorded.actuations
         if one.message.instance in born and one.message.at_ms >= first_answer_ms
     ]
-    settled = next((answer for answer in answers if answer.message.status.value == "converged"), None)
     return Explanation(
         decision=decision,
         decision_at=found.place,
@@ -134,7 +134,7 @@ def explain(recorded: Recorded, found: Found[Decision]) -> Explanation:
         answers=[answer.place for answer in answers],
         moved=moved,
         said=sorted(said, key=lambda one: (one.at_ms, one.place)),
-        converged=None if settled is None else f"{settled.place} ({instant_text(settled.message.at_ms)})",
+        ended=_ended(recorded, decision, answers),
     )
 
 
@@ -192,10 +192,9 @@ def _heard(recorded: Recorded, window: SignalWindow) -> list[Heard]:
 
 def _samples(payload: bytes) -> list[InstanceSample]:
     try:
-        message = codec.decode(TelemetryRecord, payload)  # type: ignore[arg-type] # a union decodes like a type
+        return codec.decode(Samples, payload).samples
     except Rejected:
         return []
-    return message.samples if isinstance(message, Samples) else []
 
 
 def _increase(values: list[float | None]) -> float | None:
@@ -203,7 +202,7 @@ def _increase(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return None
-    return sum(after - before if after >= before else after for before, after in zip(known, known[1:], strict=False))
+    return sum(after - before if after >= before else after for before, after in pairwise(known))
 
 
 def _placements_read(recorded: Recorded, decision: Decision) -> list[str]:
@@ -211,9 +210,7 @@ def _placements_read(recorded: Recorded, decision: Decision) -> list[str]:
     cut = next((offset for at, offset in decision.inputs.items() if Topic.PLACEMENTS.value in at), 0)
     before = [one.message for one in recorded.decisions.get(decision.service, ()) if one.message.at_ms < decision.at_ms]
     since = next((offset for at, offset in before[-1].inputs.items() if Topic.PLACEMENTS.value in at), 0) if before else 0
-    return [
-        one.place for one in recorded.placements if service_of(one.record) == decision.service and since <= one.record.offset < cut
-    ]
+    return [one.place for one in recorded.placements if service_of(one.record) == decision.service and since <= one.record.offset < cut]
 
 
 def _answers(recorded: Recorded, decision: Decision) -> Iterator[Found[Placement]]:
@@ -229,6 +226,21 @@ def _answers(recorded: Recorded, decision: Decision) -> Iterator[Found[Placement
             yield one
             if placement.status.value == "converged":
                 return
+
+
+def _ended(recorded: Recorded, decision: Decision, answers: list[Found[Placement]]) -> str:
+    """How it ended: converged, overtaken by a newer command, or not inside the bundle."""
+    if decision.command_id != decision.id:
+        return "nothing was changed"
+    for answer in answers:
+        if answer.message.status.value == "converged":
+            return f"converged at {instant_text(answer.message.at_ms)}  {answer.place}"
+    revision = max((answer.message.revision for answer in answers), default=None)
+    for one in recorded.commands:
+        command = one.message
+        if command.service == decision.service and not command.dry_run and revision is not None and command.revision > revision:
+            return f"overtaken by command {command.id} at {instant_text(command.at_ms)}  {one.place}"
+    return "not converged inside this bundle"
 
 
 def _moves(answer: Found[Placement]) -> Iterator[Moved]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,8 @@ def to_parquet(bundle: Bundle, topic: Topic, target: Path) -> int:
     Returns the rows written. Raises Rejected (`no_pyarrow`, `empty`).
     """
     try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-        from pyarrow import parquet  # noqa: PLC0415 - an extra
+        pa: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise Rejected("no_pyarrow", "pyarrow is not installed; pip install 'heteroscale[parquet]'", "--parquet") from error
     kinds = _kinds(bundle, topic)

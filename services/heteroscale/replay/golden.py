@@ -50,7 +50,7 @@ def to_test(source: Bundle, target: Path, *, shrink: bool) -> Made:
         raise Rejected("missing", f"the bundle is {found.outcome.value}, so a test could not tell anything", str(source.folder))
     mark = shrinking.mark_of(found)
     if shrink and mark is None:
-        raise Rejected("identical", "the bundle verifies as identical, so there is no failure to shrink towards; leave --shrink out", str(target))
+        raise Rejected("identical", "the bundle verifies as identical, so nothing can be shrunk towards; leave --shrink out", str(target))
     if target.exists() and any(target.iterdir()):
         raise Rejected("exists", "exists already and is not empty; name another with -o", str(target))
     target.mkdir(parents=True, exist_ok=True)

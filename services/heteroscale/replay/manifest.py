@@ -63,8 +63,8 @@ class Made(Message, frozen=True, kw_only=True):
 class Redactions(Message, frozen=True, kw_only=True):
     """What was taken out or renamed before writing: fields by name, and kinds of names that are pseudonyms."""
 
-    fields: list[str] = []
-    pseudonyms: list[str] = []
+    fields: list[str] = msgspec.field(default_factory=list)
+    pseudonyms: list[str] = msgspec.field(default_factory=list)
 
 
 class Manifest(Message, frozen=True, kw_only=True):
@@ -79,9 +79,9 @@ class Manifest(Message, frozen=True, kw_only=True):
     fleets: list[FleetName]
     topics: dict[str, TopicPart]
     cuts: dict[str, int]
-    spec_revisions: dict[ServiceName, list[int]] = {}
+    spec_revisions: dict[ServiceName, list[int]] = msgspec.field(default_factory=dict)
     redactions: Redactions = Redactions()
-    files: dict[str, FileMark] = {}
+    files: dict[str, FileMark] = msgspec.field(default_factory=dict)
 
 
 class _Head(msgspec.Struct):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import msgspec
 
@@ -37,6 +38,7 @@ from heteroscale.replay import differ
 from heteroscale.replay.recorded import Found, Recorded, in_order
 from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
 
+ENDED: Final = frozenset({ActuationKind.STOPPED, ActuationKind.FAILED})
 Output = tuple[ServiceName, bool, int]  # service, dry run, seq (of a dry run: at_ms)
 
 
@@ -179,14 +181,12 @@ class _Fleet:
         found: dict[ServiceName, Placement] = {}
         for one in self._recorded.placements:
             placement = one.message
-            if placement.fleet == self._fleet and not placement.dry_run and placement.inputs is not None:
-                if (placement.gen, placement.inputs.cycle) < (first.gen, first.number):
-                    found[placement.service] = placement
+            mine = placement.fleet == self._fleet and not placement.dry_run and placement.inputs is not None
+            if mine and placement.inputs and (placement.gen, placement.inputs.cycle) < (first.gen, first.number):
+                found[placement.service] = placement
         return found
 
-    async def _built(
-        self, gen: int, placements: Mapping[ServiceName, Placement], cut: Mapping[str, int], number: int | None
-    ) -> FleetState:
+    async def _built(self, gen: int, placements: Mapping[ServiceName, Placement], cut: Mapping[str, int], number: int | None) -> FleetState:
         """The inventory as a take-over builds it from these placements."""
         remains = Remains(
             fleet=self._fleet,
@@ -299,10 +299,9 @@ class _Fleet:
 
     def _ghosts(self, placements: Mapping[ServiceName, Placement], until: int) -> dict[InstanceName, Placement]:
         """Instances last heard to run that no placement lists, each with the last one that did."""
-        words: dict[InstanceName, ActuationKind] = {
-            one.message.instance: one.message.kind for one in self._actuations if one.record.offset < until
-        }
-        lost = frozenset(rebuild.ghosts(words, list(placements.values())))
+        listed = {one.id for placement in placements.values() for group in placement.groups for one in group.instances}
+        words = _last_words(one.message for one in self._actuations if one.record.offset < until)
+        lost = {name for name, kind in words.items() if kind not in ENDED and name not in listed}
         found: dict[InstanceName, Placement] = {}
         for one in self._recorded.placements if lost else ():
             for group in one.message.groups:
@@ -349,3 +348,13 @@ class _Fleet:
         outcome = Outcome.OTHER_REASON if again is not None and again.groups == found.message.groups else Outcome.DIVERGED
         self._result.differs(Divergence(number, found.place, what, outcome, differences, (), key[0], found.message.at_ms))
         return False
+
+
+def _last_words(actuations: Iterable[Actuation]) -> dict[InstanceName, ActuationKind]:
+    """The word that counts of each instance: the later by its own time, and of two at one time an end."""
+    words: dict[InstanceName, Actuation] = {}
+    for word in actuations:
+        before = words.get(word.instance)
+        if before is None or word.at_ms > before.at_ms or (word.at_ms == before.at_ms and before.kind not in ENDED):
+            words[word.instance] = word
+    return {name: word.kind for name, word in words.items()}

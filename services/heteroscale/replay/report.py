@@ -79,7 +79,10 @@ def _step(step: Step, place: str, *, compared: bool) -> dict[str, Any]:
         "after": msgspec.to_builtins(decision.after),
         "seen": {role: _seen(one) for role, one in sorted(window.roles.items())},
         "guards": _guards(spec, window),
-        "stages": [[stage.stage.value, stage.value, None if stage.reason is None else stage.reason.value, stage.detail] for stage in decision.stages],
+        "stages": [
+            [stage.stage.value, stage.value, None if stage.reason is None else stage.reason.value, stage.detail]
+            for stage in decision.stages
+        ],
         "place": place,
         "kcat": kcat(place) if place else "",
         "other": _other(step) if compared else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,9 +101,8 @@ def _later(cut: Cut, since_ms: int, states_ms: Sequence[int]) -> Cut:
 
 def _oldest(source: Bundle, cut: Cut) -> int:
     """The instant of the oldest record that is kept, of the topics that have a beginning."""
-    firsts = [
-        record.timestamp_ms for topic in cut.topics - {Topic.SPECS, Topic.FLEET} for record in source.records(topic) if cut.keeps(topic, record)
-    ]
+    begun = cut.topics - {Topic.SPECS, Topic.FLEET}
+    firsts = [record.timestamp_ms for topic in begun for record in source.records(topic) if cut.keeps(topic, record)]
     return min(firsts, default=cut.window.from_ms)
 
 
@@ -121,7 +120,7 @@ def write(source: Bundle, cut: Cut, folder: Path) -> Manifest:
         parts = source.parts(topic)
         if topic not in cut.topics or not parts:
             continue
-        first = _first_kept(source.records(topic), lambda record, topic=topic: cut.keeps(topic, record))
+        first = _first_kept(source, cut, topic)
         for partition, part in sorted(parts.items()):
             begin = first.get(partition, part.next_offset)
             writer.covers(topic, partition, Taken(max(part.from_offset, begin) if begin else part.from_offset, part.next_offset, 0, None))
@@ -132,9 +131,10 @@ def write(source: Bundle, cut: Cut, folder: Path) -> Manifest:
     return writer.finish(about, "A shrunk incident, kept as a test.\n")
 
 
-def _first_kept(records: Iterable[Record], keeps: Callable[[Record], bool]) -> Mapping[int, int]:
+def _first_kept(source: Bundle, cut: Cut, topic: Topic) -> Mapping[int, int]:
+    """The offset of the first record kept, per partition."""
     found: dict[int, int] = {}
-    for record in records:
-        if record.partition not in found and keeps(record):
+    for record in source.records(topic):
+        if record.partition not in found and cut.keeps(topic, record):
             found[record.partition] = record.offset
     return found

@@ -90,7 +90,7 @@ def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResu
         if found is not None:
             number += 1
             _compare(result, number, found, window)
-        elif span.from_ms < window.end_ms <= last.get(window.service, -1) and key not in _known(recorded, window.service):
+        elif span.from_ms < window.end_ms <= last.get(window.service, -1):
             number += 1
             what = f"{window.service} has a window that ends {instant_text(window.end_ms)} now, and had none"
             result.differs(Divergence(number, recorded.bundle.name(Topic.SIGNALS), what, Outcome.DIVERGED, (), (), *key))
@@ -105,10 +105,6 @@ def count_samples(recorded: Recorded) -> int:
     return sum(record.value.count(b'"instance":') for record in recorded.bundle.records(Topic.TELEMETRY) if record.value is not None)
 
 
-def _known(recorded: Recorded, service: ServiceName) -> frozenset[int]:
-    return frozenset(found.message.end_ms for found in recorded.windows.get(service, ()))
-
-
 def _compare(result: StageResult, number: int, found: Found[SignalWindow], window: SignalWindow) -> None:
     if codec.encode(window) == found.record.value or window == found.message:
         result.same()
@@ -121,11 +117,12 @@ def _compare(result: StageResult, number: int, found: Found[SignalWindow], windo
 def _never_came(recorded: Recorded, result: StageResult, found: Found[SignalWindow], service: ServiceName, end_ms: int) -> None:
     """A recorded window that the telemetry does not give: the tick that closed it is missing, or it is a divergence."""
     inputs = found.message.inputs
-    part = recorded.bundle.parts(Topic.TELEMETRY).get(inputs.partition)
-    at = recorded.bundle.at(Topic.TELEMETRY, inputs.partition)
-    if part is None or inputs.last_offset >= part.next_offset:
-        result.gaps.append(Gap(f"{at}@{inputs.last_offset}", f"the tick that closed {service} {instant_text(end_ms)}"))
-        return
+    if inputs is not None:
+        part = recorded.bundle.parts(Topic.TELEMETRY).get(inputs.partition)
+        if part is None or inputs.last_offset >= part.next_offset:
+            place = f"{recorded.bundle.at(Topic.TELEMETRY, inputs.partition)}@{inputs.last_offset}"
+            result.gaps.append(Gap(place, f"the tick that closed {service} {instant_text(end_ms)}"))
+            return
     what = f"{service}, window that ends {instant_text(end_ms)}, did not come"
     result.differs(Divergence(result.compared + 1, found.place, what, Outcome.DIVERGED, (), (), service, end_ms))
 
@@ -139,12 +136,13 @@ def _look_for_gaps(recorded: Recorded, expected: Mapping[Key, Found[SignalWindow
             what = f"telemetry from {instant_text(span.from_ms)} to {instant_text(span.to_ms)} had been deleted"
             result.gaps.append(Gap(f"{recorded.bundle.at(Topic.TELEMETRY, partition)}", what, span.from_ms, span.to_ms))
     for (service, end_ms), found in sorted(expected.items(), key=lambda item: (item[0][1], item[0][0])):
-        first = found.message.inputs.first_offset
-        part = parts.get(found.message.inputs.partition)
-        if part is not None and first is not None and first < part.from_offset:
-            place = f"{recorded.bundle.at(Topic.TELEMETRY, found.message.inputs.partition)}@{first}"
-            result.gaps.append(Gap(place, f"{service} {instant_text(end_ms)} was made from it; the bundle begins at {part.from_offset}"))
-            return
+        inputs = found.message.inputs
+        held = None if inputs is None else parts.get(inputs.partition)
+        if inputs is None or held is None or inputs.first_offset is None or inputs.first_offset >= held.from_offset:
+            continue
+        place = f"{recorded.bundle.at(Topic.TELEMETRY, inputs.partition)}@{inputs.first_offset}"
+        result.gaps.append(Gap(place, f"{service} {instant_text(end_ms)} was made from it; the bundle begins at {held.from_offset}"))
+        return
 
 
 def _lessons(recorded: Recorded, partition: int) -> list[_Lesson]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import msgspec
 
@@ -18,7 +19,7 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import InstanceName, NodeName, ServiceName
 from heteroscale.contracts.signals import Quantiles, SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.contracts.telemetry import Samples, TelemetryRecord
+from heteroscale.contracts.telemetry import Samples
 from heteroscale.replay import decision_stage, plant, signal_stage
 from heteroscale.replay.decider import Decider, Ours
 from heteroscale.replay.overrides import Override, applied
@@ -118,10 +119,8 @@ def _windows_without(recorded: Recorded, names: Sequence[str]) -> dict[tuple[Ser
         if record.value is None or not any(name.encode() in record.value for name in names):
             return record
         try:
-            message = codec.decode(TelemetryRecord, record.value)  # type: ignore[arg-type] # a union decodes like a type
+            message = codec.decode(Samples, record.value)
         except Rejected:
-            return record
-        if not isinstance(message, Samples):
             return record
         kept = [sample for sample in message.samples if not (_named(sample.instance, sample.node, names, seen))]
         return record._replace(value=codec.encode(msgspec.structs.replace(message, samples=kept)))
@@ -175,7 +174,7 @@ def figures(steps: Iterable[Step], *, other: bool) -> Figures:
         scale_outs=moves.count(Action.SCALE_OUT),
         scale_ins=moves.count(Action.SCALE_IN),
         restores=moves.count(Action.RESTORE),
-        direction_changes=sum(one is not next_one for one, next_one in zip(turns, turns[1:], strict=False)),
+        direction_changes=sum(one is not next_one for one, next_one in pairwise(turns)),
         gpu_hours=round(gpu_ms / MS_PER_HOUR, 2),
         guard_alarm_minutes=round(alarm_ms / 60_000, 1),
         peak_gpus=peak,

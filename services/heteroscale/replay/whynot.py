@@ -109,7 +109,10 @@ def _limits(spec: ServiceSpec) -> Iterator[tuple[str, Callable[[ServiceSpec], Se
         yield f"behavior.{way}.tolerance: 0%", _behavior(way, tolerance=Percent(0.0))
         free = [RatePolicy(type="pods", value=1_000_000, period=Duration(1_000))]
         yield f"no behavior.{way}.policies", _behavior(way, policies=free, select="max")
-    yield "behavior.pending.timeout: 0s", lambda one: _S(one, behavior=_S(one.behavior, pending=_S(one.behavior.pending, timeout=Duration(0))))
+    yield (
+        "behavior.pending.timeout: 0s",
+        lambda one: _S(one, behavior=_S(one.behavior, pending=_S(one.behavior.pending, timeout=Duration(0)))),
+    )
     for role in sorted(spec.roles):
         yield f"roles.{role}.min: 0", _bounds(role, "min", 0)
         yield f"roles.{role}.max: without limit", _bounds(role, "max", 1_000_000)
