@@ -167,7 +167,7 @@ class PartitionAggregator:
         if limit_ms is not None and newest_ms > limit_ms:
             ahead = [sample for sample in batch.samples if sample.at_ms > limit_ms]
             refused += [_ahead(offset, sample) for sample in ahead]
-            batch = batch._replace(samples=[sample for sample in batch.samples if sample.at_ms <= limit_ms])
+            batch = batch._replace(samples=[sample for sample in batch.samples if sample.at_ms <= limit_ms], alike={})
             newest_ms = max(map(_AT, batch.samples), default=-1)
         if not batch.samples:
             return Outcome([], refused) if refused else NOTHING

@@ -16,7 +16,7 @@ from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantil
 from heteroscale.contracts.telemetry import EngineState
 from heteroscale.signals.intake import CACHED, FACE, GENERATION, GPU_UTIL, KV_USAGE, OFFSET, PROMPT, RUNNING, SM_ACTIVE, WAITING
 from heteroscale.signals.quantiles import quantiles_ms
-from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span
+from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span, any_column, together
 from heteroscale.signals.table import ServiceTable
 from heteroscale.signals.timeline import Parameters
 from heteroscale.signals.wire import Edges
@@ -46,6 +46,7 @@ class _View(NamedTuple):
     rise: Rise
     usable: Mask
     heard: Mask  # has a sample inside the window
+    differs: Mask  # some counter has a difference
 
 
 def close(table: ServiceTable | None, end_ms: int, rules: Parameters) -> Closed:
@@ -54,12 +55,12 @@ def close(table: ServiceTable | None, end_ms: int, rules: Parameters) -> Closed:
     if table is None or not table.instances:
         return Closed(roles, None)
     view = _view(table, end_ms, rules)
-    part = view.present | ~np.isnan(view.rise.amount).all(axis=1)
+    part = view.present | view.differs
     rows_of: dict[RoleName, list[Ints]] = {}
-    for face in np.unique(view.face[part]).tolist():
+    for face in _numbers(view.face[part]):
         rows_of.setdefault(table.faces[face].role, []).append(np.flatnonzero(part & (view.face == face)))
     for role, groups in rows_of.items():
-        roles[role] = _Role(table, view, np.concatenate(groups)).signal()
+        roles[role] = _Role(table, view, _united(groups)).signal()
     return Closed(dict(sorted(roles.items())), _first_offset(table.series, view))
 
 
@@ -70,24 +71,25 @@ def _view(table: ServiceTable, end_ms: int, rules: Parameters) -> _View:
     bounds = series.bounds(span, every)
     known = bounds.last >= 0
     last = np.maximum(bounds.last, 0)
-    face = np.where(known, series.extras[FACE, every, last], 0).astype(np.int64)
+    at_last = np.where(known, series.at[last, every], -np.inf)
+    face = np.where(known, series.extras[FACE][last, every], 0).astype(np.int64)
     states = np.array([_STATES.index(each.state) for each in table.faces])
     state = np.where(known, states[face], _STATES.index(EngineState.STOPPING))
-    age = np.where(known, span.end_ms - np.where(known, series.at[every, last], 0.0), np.inf)
+    age = span.end_ms - at_last
     serving = state == _STATES.index(EngineState.SERVING)
     silent = serving & (age > rules.silence_ms) & (age <= rules.forget_ms)
     present = (state != _STATES.index(EngineState.STOPPING)) & (age <= rules.silence_ms) & (age <= rules.forget_ms) | silent
-    started = np.where(known, np.nan_to_num(series.started[every, last], nan=-np.inf), -np.inf)
+    started = np.where(known, np.nan_to_num(series.started[last, every], nan=-np.inf), -np.inf)
     from_ms = np.maximum(span.start_ms, started)
     rise = series.rise(span, every, bounds, from_ms)
     wanted = span.end_ms - from_ms
     usable = present & serving & ~silent & (wanted > 0) & (rise.covered_ms >= USABLE_SHARE * wanted)
-    heard = known & (np.where(known, series.at[every, last], -np.inf) >= span.start_ms)
-    return _View(span, bounds, present, silent, state, face, rise, usable, heard)
+    heard = at_last >= span.start_ms
+    return _View(span, bounds, present, silent, state, face, rise, usable, heard, any_column(~np.isnan(rise.amount)))
 
 
 class _Role:
-    """The figures of one role: `rows` are its instances, in any order."""
+    """The figures of one role: `rows` are its instances, sorted."""
 
     def __init__(self, table: ServiceTable, view: _View, rows: Ints) -> None:
         self._table = table
@@ -97,20 +99,23 @@ class _Role:
         heard_of = view.present[rows] & ~view.silent[rows]
         state = np.where(heard_of, view.state[rows], -1)
         self._loading, self._serving, self._draining = (rows[state == i] for i in range(3))
-        self._active = np.concatenate([self._serving, self._draining])
+        at = table.series.at[: table.series.deepest, together(self._serving)]
+        self._inside = (at >= view.span.start_ms) & (at < view.span.end_ms)  # of the serving ones' samples, those in the window
+        self._active = _united([self._serving, self._draining])
 
     def signal(self) -> RoleSignal:
         """All of it."""
         silent = int(self._view.silent[self._rows].sum())
         expected = len(self._serving) + silent
-        amount = self._view.rise.amount[self._rows]
+        amount = self._view.rise.amount[together(self._rows)]
+        decode_tps, prefill_tps = self._rate(amount[:, GENERATION]), self._rate(amount[:, PROMPT])
         return RoleSignal(
             instances=InstanceCounts(loading=len(self._loading), serving=len(self._serving), draining=len(self._draining), silent=silent),
             coverage=round(int(self._view.usable[self._serving].sum()) / expected, _DIGITS) if expected else None,
-            decode_tps=self._rate(amount[:, GENERATION]),
-            prefill_tps=self._rate(amount[:, PROMPT]),
+            decode_tps=decode_tps,
+            prefill_tps=prefill_tps,
             prefill_missed_tps=self._missed(),
-            by_gpu_type=self._by_gpu_type(),
+            by_gpu_type=self._by_gpu_type(decode_tps, prefill_tps),
             gpu_util=self._mean(GPU_UTIL, weighted=True),
             sm_active=self._mean(SM_ACTIVE, weighted=True),
             kv_usage=self._mean(KV_USAGE, weighted=False),
@@ -129,53 +134,53 @@ class _Role:
         """Prompt tokens that no prefix cache held; null while an active instance that was heard does not count them."""
         series, view = self._table.series, self._view
         active = self._active[view.heard[self._active]]
-        inside = (series.at[active] >= view.span.start_ms) & (series.at[active] < view.span.end_ms)
-        counted = (inside & ~np.isnan(series.values[active, :, CACHED])).any(axis=1)
-        if not counted.all():
-            return None
+        silent_about_it = active[np.isnan(series.values[view.bounds.last[active], active, CACHED])]
+        if len(silent_about_it):
+            at = series.at[:, silent_about_it]
+            inside = (at >= view.span.start_ms) & (at < view.span.end_ms)
+            if not (inside & ~np.isnan(series.values[:, silent_about_it, CACHED])).any(axis=0).all():
+                return None
         amount = view.rise.amount[self._rows]
         return self._rate(np.maximum(amount[:, PROMPT] - amount[:, CACHED], 0.0))
 
-    def _by_gpu_type(self) -> dict[GpuTypeName, GpuTypeSignal]:
-        table, view = self._table, self._view
+    def _by_gpu_type(self, decode_tps: float | None, prefill_tps: float | None) -> dict[GpuTypeName, GpuTypeSignal]:
+        """The role's rates, divided by type."""
+        table, faces = self._table, self._view.face[self._rows]
         rows_of: dict[GpuTypeName, list[Ints]] = {}
-        for face in np.unique(view.face[self._rows]).tolist():
+        for face in _numbers(faces):
             gpu_type = table.faces[face].gpu_type
             if gpu_type is not None:
-                rows_of.setdefault(gpu_type, []).append(self._rows[view.face[self._rows] == face])
+                rows_of.setdefault(gpu_type, []).append(self._rows[faces == face])
         serving = np.zeros(table.rows_used, dtype=np.bool_)
         serving[self._serving] = True
         signals: dict[GpuTypeName, GpuTypeSignal] = {}
         for gpu_type, groups in sorted(rows_of.items()):
-            rows = np.concatenate(groups)
-            amount = view.rise.amount[rows]
-            signals[gpu_type] = GpuTypeSignal(
-                serving=int(serving[rows].sum()),
-                decode_tps=self._rate(amount[:, GENERATION]),
-                prefill_tps=self._rate(amount[:, PROMPT]),
-            )
+            rows = _united(groups)
+            if len(rows) < len(self._rows):  # else all of the role is of this type
+                amount = self._view.rise.amount[rows]
+                decode_tps, prefill_tps = self._rate(amount[:, GENERATION]), self._rate(amount[:, PROMPT])
+            signals[gpu_type] = GpuTypeSignal(serving=int(serving[rows].sum()), decode_tps=decode_tps, prefill_tps=prefill_tps)
         return signals
 
     def _mean(self, gauge: int, *, weighted: bool) -> float | None:
         """Mean over serving instances of each one's mean in the window; `weighted` by GPUs."""
-        series, view, rows = self._table.series, self._view, self._serving
-        figures = series.extras[gauge, rows]
-        at = series.at[rows]
-        there = (at >= view.span.start_ms) & (at < view.span.end_ms) & ~np.isnan(figures)
-        count = np.count_nonzero(there, axis=1)
+        rows = self._serving
+        figures = self._table.series.extras[gauge][: len(self._inside), together(rows)]
+        there = self._inside & ~np.isnan(figures)
+        count = np.count_nonzero(there, axis=0)
         known = count > 0
         if not known.any():
             return None
-        means = np.where(there, figures, 0.0).sum(axis=1)[known] / count[known]
+        means = np.where(there, figures, 0.0).sum(axis=0)[known] / count[known]
         if not weighted:
             return round(math.fsum(means.tolist()) / len(means), _DIGITS)
         of_face = np.array([1.0 if face.gpus is None else float(face.gpus) for face in self._table.faces])
-        weights = of_face[view.face[rows[known]]]
+        weights = of_face[self._view.face[rows[known]]]
         total = math.fsum(weights.tolist())
         return round(math.fsum((means * weights).tolist()) / total, _DIGITS) if total else None
 
     def _sum_of_last(self, gauge: int) -> float | None:
-        figures = self._table.series.extras[gauge, self._active, np.maximum(self._view.bounds.last[self._active], 0)]
+        figures = self._table.series.extras[gauge][np.maximum(self._view.bounds.last[self._active], 0), self._active]
         there = figures[~np.isnan(figures)]
         return round(math.fsum(there.tolist()), _DIGITS) if len(there) else None
 
@@ -197,13 +202,24 @@ def _first_offset(series: Series, view: _View) -> int | None:
     """The lowest record that a counted instance's state or a difference came from."""
     left, last, right = view.bounds
     every = np.arange(len(left))
-    differs = ~np.isnan(view.rise.amount).all(axis=1)
-    at_left = series.at[every, left]
+    at_left = series.at[left, every]
     with np.errstate(invalid="ignore"):
-        apart = series.at[every, np.minimum(left + 1, series.slots - 1)] - at_left > view.span.forget_ms
-    lowest = left + ((at_left < view.span.start_ms) & (left < last) & (apart | ~differs))
-    part = (view.present | differs) & (last >= 0)
-    slots = np.arange(series.slots)
-    inside = (slots >= lowest[:, None]) & (slots <= np.where(differs, right, last)[:, None]) & part[:, None]
-    offsets = series.extras[OFFSET, : len(left)][inside]
-    return int(offsets.min()) if len(offsets) else None
+        apart = series.at[np.minimum(left + 1, series.slots - 1), every] - at_left > view.span.forget_ms
+    lowest = left + ((at_left < view.span.start_ms) & (left < last) & (apart | ~view.differs))
+    part = (view.present | view.differs) & (last >= 0)
+    slots = np.arange(series.deepest)[:, None]
+    inside = (slots >= np.where(part, lowest, series.slots)) & (slots <= np.where(view.differs, right, last))
+    offset = np.where(inside, series.extras[OFFSET][: series.deepest, : len(left)], np.inf).min()
+    return int(offset) if np.isfinite(offset) else None
+
+
+def _united(groups: list[Ints]) -> Ints:
+    """Groups of rows as one, sorted."""
+    found: Ints = np.sort(np.concatenate(groups)) if len(groups) > 1 else groups[0]
+    return found
+
+
+def _numbers(faces: Ints) -> list[int]:
+    """The faces that occur, sorted."""
+    found: list[int] = np.flatnonzero(np.bincount(faces)).tolist()
+    return found

@@ -6,28 +6,36 @@ Decoded objects are let go here: what waits costs a few bytes a figure. Knows na
 from __future__ import annotations
 
 from itertools import chain
-from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+from msgspec.structs import astuple
+from numpy.typing import NDArray
 
 from heteroscale.contracts.names import GpuTypeName, InstanceName, RoleName
+from heteroscale.signals.packing import FLOATS, WHOLE, pack_columns, pack_lists
 from heteroscale.signals.series import Floats, Ints, Mask
-from heteroscale.signals.wire import COUNTS_OF, HISTOGRAMS, Batch, Edges, WireSample
+from heteroscale.signals.wire import HISTOGRAM_OF, HISTOGRAMS, Batch, Edges, WireSample
 
-CHUNK: Final = 256  # samples turned into columns in one go: enough to be cheap, few enough to stay in the cache
+CHUNK: Final = 512  # samples turned into columns in one go: enough to be cheap, few enough to stay in the cache
 FIGURES: Final = (
     "at_ms", "started_at_ms", "generation_tokens", "prompt_tokens", "cached_prompt_tokens",
     "kv_usage", "gpu_util", "sm_active", "running", "waiting",
 )  # fmt: skip
+AT, STARTED = range(2)  # rows of the figures
+COUNTERS: Final = slice(2, 5)
 GENERATION, PROMPT, CACHED = range(3)  # columns of the counters
+_GAUGES: Final = 5  # from here on a figure is one of the extras
 KV_USAGE, GPU_UTIL, SM_ACTIVE, RUNNING, WAITING, FACE, OFFSET = range(7)  # rows of the extras
 EXTRAS: Final = 7
-_WIDTH: Final = len(FIGURES)
+_WIDTH: Final = _GAUGES + EXTRAS
+_SHARES: Final = slice(_GAUGES + KV_USAGE, _GAUGES + RUNNING)
 _EXACT: Final = float(2**40)  # gauges are held in steps of 2^-40, so that their sums are exact in any order
-_PLAIN = attrgetter(*FIGURES)
-_FACE = attrgetter("role", "gpu_type", "gpus", "state")
-_NAME = attrgetter("instance")
+_FIELDS: Final = WireSample.__struct_fields__
+_FIGURES: Final = tuple(map(_FIELDS.index, FIGURES))
+_IDENTITY: Final = tuple(map(_FIELDS.index, ("instance", "role", "gpu_type", "gpus", "state")))
+_Groups: TypeAlias = dict[tuple[str, Edges], tuple[list[int], list[list[float]]]]  # positions and counts by kind and layout
+Identity: TypeAlias = tuple[InstanceName, RoleName, GpuTypeName | None, int | None, str]  # a name and a face
 
 
 class Face(NamedTuple):
@@ -57,11 +65,10 @@ class BucketColumns(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Samples as columns, in order of arrival."""
+    """Samples as columns, in order of arrival. Good until the next sample is taken in."""
 
     rows: Ints  # [n]
-    figures: Floats  # [n, len(FIGURES)]
-    extras: Floats  # [EXTRAS, n]
+    figures: Floats  # [5 + EXTRAS, n]: two times, three counters, the extras
     late: Mask  # [n]
     arrival: Ints  # [n] positions in `arrivals`
     arrivals: list[Arrival]
@@ -69,54 +76,74 @@ class Columns(NamedTuple):
 
 
 class Directory:
-    """Rows of instances and numbers of faces, given as they appear."""
+    """Rows of instances and numbers of faces, given as they appear.
+
+    What a sample says of its identity is looked up as a whole: such an identity has a seat, and a seat has a row and a face.
+    """
 
     def __init__(self) -> None:
         self.faces: list[Face] = []
         self.row_of: dict[InstanceName, int] = {}
-        self._name_of: dict[int, InstanceName] = {}
-        self._free: list[int] = []
-        self._face_of: dict[tuple[object, ...], int] = {}
+        self._seat_of: dict[Identity, int] = {}
+        self._identities_of: dict[int, list[Identity]] = {}  # by row
+        self._row_of_seat = np.zeros(16, dtype=np.int64)
+        self._face_of_seat = np.zeros(16, dtype=np.int64)
+        self._free_rows: list[int] = []
+        self._free_seats: list[int] = []
+        self._face_of: dict[Face, int] = {}
 
     @property
     def rows_used(self) -> int:
         """Rows below this number are, or were, given to an instance."""
-        return len(self.row_of) + len(self._free)
+        return len(self.row_of) + len(self._free_rows)
 
-    def rows(self, samples: list[WireSample]) -> list[int]:
-        """The row of each sample's instance."""
-        found = list(map(self.row_of.get, map(_NAME, samples)))
-        if None in found:
-            return [self._row(sample.instance) if row is None else row for row, sample in zip(found, samples, strict=True)]
-        return found  # type: ignore[return-value] # no null is left
+    def seats(self, identities: list[Identity]) -> Ints:
+        """The seat of each identity."""
+        try:
+            return np.fromiter(map(self._seat_of.__getitem__, identities), dtype=np.int64, count=len(identities))
+        except KeyError:
+            return np.fromiter(map(self._seat, identities), dtype=np.int64, count=len(identities))
 
-    def face_numbers(self, samples: list[WireSample]) -> list[int]:
-        """The number of each sample's face."""
-        faces = list(map(_FACE, samples))
-        found = list(map(self._face_of.get, faces))
-        if None in found:
-            return [self._face(face) if number is None else number for number, face in zip(found, faces, strict=True)]
-        return found  # type: ignore[return-value] # no null is left
+    def look_up(self, seats: Ints) -> tuple[Ints, Ints]:
+        """The row and the number of the face of each seat."""
+        return self._row_of_seat[seats], self._face_of_seat[seats]
+
+    def name(self, row: int) -> InstanceName:
+        """The instance that has a row."""
+        return self._identities_of[row][0][0]
 
     def free(self, rows: list[int]) -> None:
         """These rows' instances are forgotten."""
         for row in rows:
-            del self.row_of[self._name_of.pop(row)]
-            self._free.append(row)
+            del self.row_of[self.name(row)]
+            self._free_rows.append(row)
+            self._free_seats += [self._seat_of.pop(identity) for identity in self._identities_of.pop(row)]
+
+    def _seat(self, identity: Identity) -> int:
+        seat = self._seat_of.get(identity)
+        if seat is None:
+            seat = self._free_seats.pop() if self._free_seats else len(self._seat_of)
+            if seat == len(self._row_of_seat):
+                self._row_of_seat = _grown(self._row_of_seat, 2 * seat)
+                self._face_of_seat = _grown(self._face_of_seat, 2 * seat)
+            row, number = self._row(identity[0]), self._face(Face(*identity[1:]))
+            self._row_of_seat[seat], self._face_of_seat[seat] = row, number
+            kept = (identity[0], *self.faces[number])  # strings that many instances share stay in the cache
+            self._seat_of[kept] = seat
+            self._identities_of.setdefault(row, []).append(kept)
+        return seat
 
     def _row(self, name: InstanceName) -> int:
         row = self.row_of.get(name)
         if row is None:
-            row = self._free.pop() if self._free else len(self.row_of)
-            self.row_of[name] = row
-            self._name_of[row] = name
+            row = self.row_of[name] = self._free_rows.pop() if self._free_rows else len(self.row_of)
         return row
 
-    def _face(self, face: tuple[RoleName, GpuTypeName | None, int | None, str]) -> int:
+    def _face(self, face: Face) -> int:
         number = self._face_of.get(face)
         if number is None:
             number = self._face_of[face] = len(self.faces)
-            self.faces.append(Face(*face))
+            self.faces.append(face)
         return number
 
 
@@ -126,95 +153,128 @@ class Intake:
     def __init__(self, directory: Directory) -> None:
         self.count = 0
         self._directory = directory
-        self._chunks: list[Columns] = []
         self._warm: list[tuple[Batch, Arrival]] = []
-        self._warm_count = 0
+        self._arrivals: list[Arrival] = []
+        self._lengths: list[int] = []  # samples of each arrival
+        self._filled = 0  # of the buffers
+        self._figures = np.empty((_WIDTH, CHUNK))
+        self._seats = np.empty(CHUNK, dtype=np.int64)
+        self._buckets: dict[tuple[str, Edges], _BucketBuffer] = {}
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory of the buffers."""
+        return self._figures.nbytes + self._seats.nbytes + sum(each.bytes_held for each in self._buckets.values())
 
     def add(self, batch: Batch, arrival: Arrival) -> None:
         """Take a record's samples."""
         self.count += len(batch.samples)
         self._warm.append((batch, arrival))
-        self._warm_count += len(batch.samples)
-        if self._warm_count >= CHUNK:
+        if self.count - self._filled >= CHUNK:
             self._to_columns()
 
     def take(self) -> Columns | None:
         """All that has arrived, as columns; nothing is left behind. Null if there is nothing."""
         self._to_columns()
-        chunks, self._chunks, self.count = self._chunks, [], 0
-        if len(chunks) <= 1:
-            return chunks[0] if chunks else None
-        starts = np.cumsum([0, *(len(chunk.rows) for chunk in chunks[:-1])])
-        arrivals = np.cumsum([0, *(len(chunk.arrivals) for chunk in chunks[:-1])])
-        return Columns(
-            rows=np.concatenate([chunk.rows for chunk in chunks]),
-            figures=np.concatenate([chunk.figures for chunk in chunks]),
-            extras=np.concatenate([chunk.extras for chunk in chunks], axis=1),
-            late=np.concatenate([chunk.late for chunk in chunks]),
-            arrival=np.concatenate([chunk.arrival + first for chunk, first in zip(chunks, arrivals, strict=True)]),
-            arrivals=list(chain.from_iterable(chunk.arrivals for chunk in chunks)),
-            buckets=_joined(
-                [each._replace(of=each.of + first) for chunk, first in zip(chunks, starts, strict=True) for each in chunk.buckets]
-            ),
-        )
+        if not self.count:
+            return None
+        arrivals, self._arrivals = self._arrivals, []
+        lengths, self._lengths = self._lengths, []
+        figures = self._figures[:, : self.count]
+        rows, figures[_GAUGES + FACE] = self._directory.look_up(self._seats[: self.count])
+        arrival = np.repeat(np.arange(len(arrivals)), lengths)
+        figures[_GAUGES + OFFSET] = np.array([float(each.offset) for each in arrivals])[arrival]
+        shares = figures[_SHARES]
+        np.multiply(shares, _EXACT, out=shares)
+        np.rint(shares, out=shares)
+        np.divide(shares, _EXACT, out=shares)
+        late = figures[AT] < np.array([each.watermark_ms for each in arrivals])[arrival]
+        self._buckets = {key: buffer for key, buffer in self._buckets.items() if buffer.count}
+        buckets = [BucketColumns(kind, edges, *buffer.take()) for (kind, edges), buffer in self._buckets.items()]
+        self.count = self._filled = 0
+        return Columns(rows, figures, late, arrival, arrivals, buckets)
 
     def _to_columns(self) -> None:
         if not self._warm:
             return
-        warm, self._warm, self._warm_count = self._warm, [], 0
-        samples = warm[0][0].samples if len(warm) == 1 else list(chain.from_iterable(batch.samples for batch, _ in warm))
-        count = len(samples)
-        lengths = [len(batch.samples) for batch, _ in warm]
-        arrival = np.repeat(np.arange(len(warm)), lengths)
-        figures = np.fromiter(chain.from_iterable(map(_PLAIN, samples)), dtype=np.float64, count=count * _WIDTH).reshape(count, _WIDTH)
-        extras = np.empty((EXTRAS, count))
-        extras[:FACE] = figures[:, 5:].T
-        extras[:RUNNING] = np.rint(extras[:RUNNING] * _EXACT) / _EXACT
-        extras[FACE] = self._directory.face_numbers(samples)
-        extras[OFFSET] = np.array([float(each.offset) for _, each in warm])[arrival]
-        late = figures[:, 0] < np.array([each.watermark_ms for _, each in warm])[arrival]
-        rows = np.array(self._directory.rows(samples), dtype=np.int64)
-        buckets = _buckets(warm) if any(batch.layouts for batch, _ in warm) else []
-        self._chunks.append(Columns(rows, figures, extras, late, arrival, [each for _, each in warm], buckets))
-
-
-def _buckets(warm: list[tuple[Batch, Arrival]]) -> list[BucketColumns]:
-    """The histograms of some records' samples by kind and layout."""
-    found: list[BucketColumns] = []
-    for kind in HISTOGRAMS:
-        groups: dict[Edges, tuple[list[int], list[list[float]]]] = {}
-        first = 0
+        warm, self._warm = self._warm, []
+        batches = [batch.samples for batch, _ in warm]
+        samples = batches[0] if len(batches) == 1 else list(chain.from_iterable(batches))
+        first, self._filled = self._filled, self.count
+        self._reserve(self.count)
+        figures = self._figures[:, first : self.count]
+        flat = list(chain.from_iterable(map(astuple, samples)))
+        columns = [flat[field :: len(_FIELDS)] for field in _FIGURES]
+        pack_columns(columns[: COUNTERS.start], figures[: COUNTERS.start], WHOLE)
+        pack_columns(columns[COUNTERS.start :], figures[COUNTERS.start : len(columns)], FLOATS)
+        identities = list(zip(*(flat[field :: len(_FIELDS)] for field in _IDENTITY), strict=True))
+        self._seats[first : self.count] = self._directory.seats(identities)
+        self._lengths += map(len, batches)
+        self._arrivals += [arrival for _, arrival in warm]
+        groups: _Groups = {}
         for batch, _ in warm:
-            edges = batch.alike.get(kind)
-            if edges is None:
-                _sort_out(kind, batch, first, groups)
-            else:
-                of, counts = groups.setdefault(edges, ([], []))
-                of.extend(range(first, first + len(batch.samples)))
-                counts.extend(map(COUNTS_OF[kind], batch.samples))
+            if batch.layouts:
+                _sort_out(batch, first, groups)
             first += len(batch.samples)
-        for edges, (of, counts) in groups.items():
-            width = len(edges) + 1
-            flat = np.fromiter(chain.from_iterable(counts), dtype=np.float64, count=len(of) * width)
-            found.append(BucketColumns(kind, edges, np.array(of), flat.reshape(-1, width)))
-    return found
+        for (kind, edges), (of, counts) in groups.items():
+            buffer = self._buckets.setdefault((kind, edges), _BucketBuffer(len(edges) + 1))
+            buffer.add(of, counts)
+
+    def _reserve(self, count: int) -> None:
+        room = self._figures.shape[1]
+        if count > room:
+            self._figures = _grown(self._figures, max(count, 2 * room))
+            self._seats = _grown(self._seats, max(count, 2 * room))
 
 
-def _sort_out(kind: str, batch: Batch, first: int, groups: dict[Edges, tuple[list[int], list[list[float]]]]) -> None:
-    """Samples of one record that do not all carry the same layout, one by one; `first` is the position of the record's first."""
-    for position, histogram in enumerate(map(attrgetter(kind), batch.samples), start=first):
-        if histogram is not None:
-            of, counts = groups.setdefault(batch.layouts[histogram.layout], ([], []))
-            of.append(position)
-            counts.append(histogram.counts)
+class _BucketBuffer:
+    """Histograms of one kind and layout, as they come."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self._of = np.empty(16, dtype=np.int64)
+        self._counts = np.empty((16, width))
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory of the buffer."""
+        return self._of.nbytes + self._counts.nbytes
+
+    def add(self, of: list[int], counts: list[list[float]]) -> None:
+        """Counts of the samples at these positions."""
+        first, self.count = self.count, self.count + len(of)
+        if self.count > len(self._of):
+            room = max(self.count, 2 * len(self._of))
+            self._of, counts_before = _grown(self._of, room), self._counts
+            self._counts = np.empty((room, counts_before.shape[1]))
+            self._counts[:first] = counts_before[:first]
+        self._of[first : self.count] = of
+        pack_lists(counts, self._counts[first : self.count])
+
+    def take(self) -> tuple[Ints, Floats]:
+        """Positions and counts; the buffer is empty then."""
+        count, self.count = self.count, 0
+        return self._of[:count], self._counts[:count]
 
 
-def _joined(parts: list[BucketColumns]) -> list[BucketColumns]:
-    """Parts of the same kind and layout put together."""
-    groups: dict[tuple[str, Edges], list[BucketColumns]] = {}
-    for part in parts:
-        groups.setdefault((part.kind, part.edges), []).append(part)
-    return [
-        BucketColumns(kind, edges, np.concatenate([each.of for each in group]), np.concatenate([each.counts for each in group]))
-        for (kind, edges), group in groups.items()
-    ]
+def _sort_out(batch: Batch, first: int, groups: _Groups) -> None:
+    """Add the histograms of one record to `groups`; `first` is the position of its first sample."""
+    for kind in HISTOGRAMS:
+        alike = batch.alike.get(kind)
+        if alike is not None:
+            of, counts = groups.setdefault((kind, alike.edges), ([], []))
+            of.extend(range(first, first + len(batch.samples)))
+            counts.extend(alike.counts)
+            continue
+        for position, histogram in enumerate(map(HISTOGRAM_OF[kind], batch.samples), start=first):
+            if histogram is not None:
+                of, counts = groups.setdefault((kind, batch.layouts[histogram.layout]), ([], []))
+                of.append(position)
+                counts.append(histogram.counts)
+
+
+def _grown(array: NDArray[Any], room: int) -> NDArray[Any]:
+    """The same with room for more along the last axis."""
+    grown = np.empty((*array.shape[:-1], room), dtype=array.dtype)
+    grown[..., : array.shape[-1]] = array
+    return grown

@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from heteroscale.signals import wire
-from heteroscale.signals.intake import EXTRAS, Arrival, Columns, Directory, Face, Intake
-from heteroscale.signals.series import BucketSeries, Floats, Ints, Mask, Series, other_process
+from heteroscale.signals.intake import AT, COUNTERS, EXTRAS, STARTED, Arrival, Columns, Directory, Face, Intake
+from heteroscale.signals.series import BucketSeries, Floats, Ints, Mask, Readings, Series, any_column
 from heteroscale.signals.wire import HISTOGRAMS, BadSample, Batch, Edges, sample_bytes
 
 TOKENS_PER_MS_MAX: Final = 1e4  # 10^7 tokens/s an instance: no engine does that
 SAMPLES_PER_INSTANCE_MAX: Final = 1_024  # bounds the memory of one instance, whatever it sends
-_AT, _STARTED, _COUNTERS = 0, 1, slice(2, 5)  # columns of the figures
+_EXTRAS: Final = slice(COUNTERS.stop, COUNTERS.stop + EXTRAS)
 
 
 class RefusedSample(NamedTuple):
@@ -61,9 +61,9 @@ class ServiceTable:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of the columns."""
+        """Memory of the columns and of what is set aside."""
         every: list[Series] = [self.series, *chain.from_iterable(each.values() for each in self.histograms.values())]
-        return sum(a.nbytes for s in every for a in (s.at, s.started, s.values, s.extras, s.special, s.count))
+        return sum(each.bytes_held for each in every) + self._intake.bytes_held
 
     def set_aside(self, batch: Batch, arrival: Arrival) -> None:
         """Keep a record's samples for `enter`."""
@@ -81,92 +81,91 @@ class ServiceTable:
             self._forget_instances(start_ms - forget_ms)
             return []
         self.series.reserve(self.rows_used)
-        at = arrived.figures[:, _AT]
+        at = arrived.figures[AT]
         self.last_at_ms = max(self.last_at_ms, float(at.max()))
         order = _without_twins(arrived, _by_row_and_time(arrived.rows, at))
         self._late += int(arrived.late[order].sum())
         rows = arrived.rows[order]
-        orderly = at[order] > self.series.last_at(rows)
-        suspects = np.union1d(self._absurd_rows(arrived, order[orderly]), self._flooding_rows(rows[orderly], start_ms))
-        if len(suspects):
-            orderly &= ~np.isin(rows, suspects)
-        self._append(arrived, order[orderly], start_ms)
+        orderly = at[order] > self.series.last_at(slice(None))[rows]
+        flooding = self._flooding_rows(rows[orderly], start_ms)
+        if len(flooding):
+            orderly &= ~np.isin(rows, flooding)
+        orderly &= ~self._append(arrived, order, orderly, start_ms)
         refused = [] if orderly.all() else [found for i in order[~orderly].tolist() if (found := self._insert(arrived, i)) is not None]
         self._forget_instances(start_ms - forget_ms)
         return refused
 
-    def _absurd_rows(self, arrived: Columns, order: Ints) -> Ints:
-        """Rows where a counter rises faster than any engine can; their samples are then judged one by one."""
-        if not len(order):
-            return np.empty(0, dtype=np.int64)
-        series, rows = self.series, arrived.rows[order]
-        figures = arrived.figures[order]
-        first = np.append(True, rows[1:] != rows[:-1])
-        before = np.empty((len(order), 5))
-        before[1:] = figures[:-1, :5]
-        begun = rows[first]
-        slot = np.maximum(series.count[begun] - 1, 0)
-        before[first, _AT], before[first, _STARTED] = series.at[begun, slot], series.started[begun, slot]
-        before[first, _COUNTERS] = series.values[begun, slot]
-        rise = _rise(before[:, _COUNTERS], figures[:, _COUNTERS], other_process(before[:, _STARTED], figures[:, _STARTED]))
-        with np.errstate(invalid="ignore"):
-            absurd = (rise > TOKENS_PER_MS_MAX * (figures[:, _AT] - before[:, _AT])[:, None]).any(axis=1)
-        absurd &= ~first | (series.count[rows] > 0)
-        return np.unique(rows[absurd])
+    def _append(self, arrived: Columns, order: Ints, orderly: Mask, start_ms: float) -> Mask:
+        """Enter samples that are newer than all of their row; `order` sorts all by row and time, `orderly` chooses among them.
+
+        Which of `order` are of a row where a counter rises faster than any engine can: those are not entered, but judged one by one.
+        """
+        chosen = order if orderly.all() else order[orderly]
+        suspect = np.zeros(len(order), dtype=np.bool_)
+        if not len(chosen):
+            return suspect
+        _make_room(self.series, arrived.rows[chosen], start_ms)
+        figures = arrived.figures[:, chosen]
+        readings = _follow(self.series, arrived.rows[chosen], figures)
+        absurd = _too_fast(readings)
+        if absurd.any():
+            suspect = np.isin(arrived.rows[order], readings.rows[absurd])
+            chosen = order[orderly & ~suspect]
+            figures = arrived.figures[:, chosen]
+            readings = _follow(self.series, arrived.rows[chosen], figures)
+        self.series.append(readings, figures[_EXTRAS])
+        if arrived.buckets:
+            self._append_buckets(arrived, chosen, readings, start_ms)
+        return suspect
+
+    def _append_buckets(self, arrived: Columns, chosen: Ints, readings: Readings, start_ms: float) -> None:
+        """Enter the histograms of the samples that were just entered."""
+        rank = np.full(len(arrived.rows), -1)
+        rank[chosen] = np.arange(len(chosen))
+        for kind, edges, of, counts in arrived.buckets:
+            place = rank[of]
+            sorted_of = np.argsort(place)[np.count_nonzero(place < 0) :]
+            if not len(sorted_of):
+                continue
+            buckets, where = self._buckets(kind, edges), place[sorted_of]
+            rows = readings.rows[where]
+            _make_room(buckets, rows, start_ms)
+            buckets.append(buckets.follow(rows, readings.at[where], readings.started[where], counts[sorted_of]))
 
     def _flooding_rows(self, rows: Ints, start_ms: float) -> Ints:
         """Rows that would hold more samples than any one instance may."""
-        if len(rows) and _fullest(self.series, rows) > SAMPLES_PER_INSTANCE_MAX:
-            self.series.drop_before(start_ms)
+        if not len(rows) or _fullest(self.series, rows) <= SAMPLES_PER_INSTANCE_MAX:
+            return np.empty(0, dtype=np.int64)
+        self.series.drop_before(start_ms)
         return np.flatnonzero(_after(self.series, rows) > SAMPLES_PER_INSTANCE_MAX)
-
-    def _append(self, arrived: Columns, order: Ints, start_ms: float) -> None:
-        """Enter samples that are newer than all of their row; `order` sorts them by row and time."""
-        if not len(order):
-            return
-        rows, figures = arrived.rows[order], arrived.figures[order]
-        _make_room(self.series, rows, start_ms)
-        self.series.append(rows, figures[:, _AT], figures[:, _STARTED], figures[:, _COUNTERS], arrived.extras[:, order])
-        if not arrived.buckets:
-            return
-        rank = np.full(len(arrived.rows), -1)
-        rank[order] = np.arange(len(order))
-        for kind, edges, of, counts in arrived.buckets:
-            place = rank[of]
-            chosen = np.argsort(place)[np.count_nonzero(place < 0) :]
-            if not len(chosen):
-                continue
-            buckets, where = self._buckets(kind, edges), place[chosen]
-            _make_room(buckets, rows[where], start_ms)
-            buckets.append(rows[where], figures[where, _AT], figures[where, _STARTED], counts[chosen])
 
     def _insert(self, arrived: Columns, i: int) -> RefusedSample | None:
         """Enter sample `i` in its place in time, judged by the one before it."""
-        series, row, figures = self.series, int(arrived.rows[i]), arrived.figures[i]
-        at = float(figures[_AT])
+        series, row, figures = self.series, int(arrived.rows[i]), arrived.figures[:, i]
+        at = float(figures[AT])
         if series.has(row, at):
             self._late -= int(arrived.late[i])
             return None
         count = int(series.count[row])
-        slot = int(np.searchsorted(series.at[row, :count], at))
+        slot = int(np.searchsorted(series.at[:count, row], at))
         if count >= SAMPLES_PER_INSTANCE_MAX:
             return self._refused(arrived, i, "too_many_samples", f"more than {SAMPLES_PER_INSTANCE_MAX} samples of one instance")
         if slot and _absurd(series, row, slot - 1, figures):
             return self._refused(arrived, i, "absurd_rate", "a counter rose by more than 10^7 a second")
-        series.insert(row, at, float(figures[_STARTED]), figures[_COUNTERS], arrived.extras[:, i])
+        series.insert(row, at, float(figures[STARTED]), figures[COUNTERS], figures[_EXTRAS])
         for kind, edges, of, counts in arrived.buckets:
             for found in np.flatnonzero(of == i).tolist():
-                self._buckets(kind, edges).insert(row, at, float(figures[_STARTED]), counts[found])
+                self._buckets(kind, edges).insert(row, at, float(figures[STARTED]), counts[found])
         return None
 
     def _refused(self, arrived: Columns, i: int, code: str, message: str) -> RefusedSample:
         """The sample as it came, found again in its record."""
         self._late -= int(arrived.late[i])
         arrival = arrived.arrivals[int(arrived.arrival[i])]
-        names = [name for name, row in self._directory.row_of.items() if row == int(arrived.rows[i])]
+        name = self._directory.name(int(arrived.rows[i]))
         batch = wire.read(arrival.payload)
         samples = batch.samples if isinstance(batch, Batch) else []
-        found = [each for each in samples if each.instance in names and each.at_ms == int(arrived.figures[i, _AT])]
+        found = [each for each in samples if each.instance == name and each.at_ms == int(arrived.figures[AT, i])]
         return RefusedSample(arrival.offset, BadSample(code, message, sample_bytes(found[0]) if found else arrival.payload))
 
     def _buckets(self, kind: str, edges: Edges) -> BucketSeries:
@@ -179,7 +178,7 @@ class ServiceTable:
 
     def _forget_instances(self, before_ms: float) -> None:
         """Free the rows of instances last heard before `before_ms`, which no open window can need."""
-        gone = np.flatnonzero((self.series.count > 0) & (self.series.last_at_all() < before_ms))
+        gone = np.flatnonzero((self.series.count > 0) & (self.series.last_at(slice(None)) < before_ms))
         if not len(gone):
             return
         self.series.clear(gone)
@@ -197,21 +196,27 @@ def _by_row_and_time(rows: Ints, at: Floats) -> Ints:
 
 def _without_twins(arrived: Columns, order: Ints) -> Ints:
     """Only the first to arrive of samples of one instance and moment."""
-    rows, at = arrived.rows[order], arrived.figures[order, _AT]
+    rows, at = arrived.rows[order], arrived.figures[AT][order]
     twin: Mask = (rows[1:] == rows[:-1]) & (at[1:] == at[:-1])
     return order[np.append(True, ~twin)] if twin.any() else order
 
 
-def _rise(before: Floats, after: Floats, restarted: Mask) -> Floats:
-    """How much counters rose; one that fell, and all of another process, count from zero."""
-    return np.where((after < before) | restarted[:, None], after, after - before)
+def _follow(series: Series, rows: Ints, figures: Floats) -> Readings:
+    return series.follow(rows, figures[AT], figures[STARTED], np.ascontiguousarray(figures[COUNTERS].T))
+
+
+def _too_fast(readings: Readings) -> Mask:
+    """Where a counter rises faster than any engine can."""
+    return any_column(readings.rise > TOKENS_PER_MS_MAX * readings.gap_ms[:, None])
 
 
 def _absurd(series: Series, row: int, slot: int, figures: Floats) -> bool:
     """Whether a counter rises from the sample in `slot` faster than any engine can."""
-    restarted = other_process(series.started[row, slot : slot + 1], figures[_STARTED : _STARTED + 1])
-    rise = _rise(series.values[row, slot : slot + 1], figures[None, _COUNTERS], restarted)
-    return bool((rise > TOKENS_PER_MS_MAX * (figures[_AT] - series.at[row, slot])).any())
+    before, values = series.values[slot, row], figures[COUNTERS]
+    started = float(series.started[slot, row]), float(figures[STARTED])
+    other = started[0] != started[1] and not np.isnan(started).any()
+    rise = np.where((values < before) | other, values, values - before)
+    return bool((rise > TOKENS_PER_MS_MAX * (figures[AT] - series.at[slot, row])).any())
 
 
 def _after(series: Series, rows: Ints) -> Ints:
