@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.decision.law.ratio import derive
 from support.plant import Plant
+from support.poison import poison
 from support.processes import Fleet
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(300)]
@@ -215,3 +217,37 @@ def test_the_topics_tell_the_story_by_hand(world: Fleet) -> None:
     assert any(command["id"] == first["command_id"] for command in story["commands"])
     assert any(placement["command_id"] == first["command_id"] for placement in story["placements"])
     assert {acknowledged["instance"] for acknowledged in story["actuations"]} == set(plant.engines)
+
+
+def test_poison_on_every_topic_ends_in_dead_letters_and_the_loop_goes_on(world: Fleet) -> None:
+    """Each bad record has a dead letter with its place, code and payload; decisions and placements come as if it were not there."""
+    for name in SERVICES:
+        world.start(name)
+
+    async def scenario() -> None:
+        async with plant_of(world) as plant:
+            await plant.settle()
+            at_ms = plant.now_ms
+            entries = []
+            for bad in poison("chat", plant.fleet, at_ms):
+                key = bad.key or (
+                    plant.fleet if CATALOGUE[bad.topic].key == "fleet" else f"{plant.fleet}/n" if bad.topic is Topic.FLEET else "chat"
+                )
+                entries.append(Entry(topic_name(plant.prefix, bad.topic), key.encode(), bad.value, at_ms))
+            offsets = await plant.log.append(entries)
+            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            await plant.hop()
+            await plant.hop()
+            await plant.settle()
+            assert plant.count() == {"prefill": 2, "decode": 4}
+            letters = [json.loads(line) for line in world.run("dead-letters", "list", "--json").splitlines()]
+            found = {(letter["topic"], letter["offset"]): letter for letter in letters}
+            for entry, offset in zip(entries, offsets, strict=True):
+                assert (entry.topic, offset) in found, f"no dead letter for {entry.topic}@{offset}: {entry.value!r}"
+                letter = found[entry.topic, offset]
+                assert base64.b64decode(letter["payload"]) == entry.value
+                assert letter["code"]
+            assert all(service.process.poll() is None for service in world.services)
+            world.run("inventory", "check")
+
+    asyncio.run(scenario())

@@ -186,7 +186,8 @@ async def _redis(connection: Connection) -> list[Finding]:
         have = {key: (await redis.config_get(key)).get(key) for key in wanted}
     except (RedisError, OSError) as error:
         shown = settings.redacted(found)["url"]
-        return [Finding("redis", Verdict.FAIL, f"{shown} does not answer: {error}", "start it, or correct HETEROSCALE_REDIS")]
+        cure = "start it, or correct HETEROSCALE_REDIS; heteroscale servers up starts one"
+        return [Finding("redis", Verdict.FAIL, f"{shown} does not answer: {error}", cure)]
     finally:
         await redis.aclose()
     findings = [Finding("redis", Verdict.OK, f"{info['redis_version']} answers")]

@@ -70,21 +70,26 @@ class LogView:
     async def newest(self, kind: type[M], topic: Topic, service: str) -> M | None:
         """The newest message of a service that can be read; null if there is none."""
         key = service.encode()
-        record = await self.last(await self.home(topic, service), lambda record: record.key == key and record.value is not None)
-        return decoded(kind, record)
+        home = await self.home(topic, service)
+        return decoded(kind, await self.last(home, lambda record: record.key == key and decoded(kind, record) is not None))
 
     async def newest_each(self, kind: type[M], topic: Topic) -> dict[str, M]:
-        """The newest message of each key of a compacted topic, by key in sorted order."""
-        await self.partitions(topic)
-        newest = await scan.newest_by_key(self.log, self.name(topic))
-        messages = {key.decode(errors="replace"): decoded(kind, record) for key, record in newest.items()}
-        return {key: message for key, message in messages.items() if message is not None}
+        """The newest message of each key of a compacted topic that can be read, by key in sorted order; none after a tombstone."""
+        newest: dict[str, M] = {}
+        for record in await self.records(topic):
+            key = (record.key or b"").decode(errors="replace")
+            message = decoded(kind, record)
+            if message is not None:
+                newest[key] = message
+            elif record.value is None:
+                newest.pop(key, None)
+        return dict(sorted(newest.items()))
 
     async def newest_tick_ms(self) -> int | None:
         """The largest of the partitions' newest ticks; null where nobody ticks."""
         ticks: list[int] = []
         for at in await self.partitions(Topic.TELEMETRY):
-            record = await self.last(at, lambda record: record.key is None)
+            record = await self.last(at, lambda record: record.key is None and decoded(Tick, record) is not None)
             tick = decoded(Tick, record)
             if tick is not None:
                 ticks.append(tick.at_ms)

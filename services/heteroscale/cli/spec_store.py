@@ -122,7 +122,8 @@ class SpecStore:
         key = service.encode()
         at = await self.view.home(Topic.SPECS, service)
         records = [record for record in await self.view.records(Topic.SPECS, [at]) if record.key == key]
-        return [Revision(record, decoded(ServiceSpec, record)) for record in records]
+        revisions = [Revision(record, decoded(ServiceSpec, record)) for record in records]
+        return [found for found in revisions if found.spec is not None or found.record.value is None]
 
     async def _instances(self, service: str) -> dict[str, int]:
         """Instances that its newest Placement lists, per role, without failed ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import AtMs, Message
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 
 
@@ -23,7 +23,7 @@ class Actuation(Message, frozen=True, kw_only=True):
     service: ServiceName
     fleet: FleetName
     instance: InstanceName
-    at_ms: int
+    at_ms: AtMs
     kind: ActuationKind
     actuator: str
     detail: str | None = None

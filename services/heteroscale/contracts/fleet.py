@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import AtMs, Count, Message
 from heteroscale.contracts.names import FleetName, GpuTypeName, NodeName
 
 
@@ -31,11 +31,15 @@ class FleetNode(Message, frozen=True, kw_only=True):
     node: NodeName
     fleet: FleetName
     gpu_type: GpuTypeName
-    gpus: int
+    gpus: Count
     at: NodeAt
     state: NodeState = NodeState.READY
-    used: int = 0
-    observed_at_ms: int = 0
+    used: Count = 0
+    observed_at_ms: AtMs = 0
+
+    def __post_init__(self) -> None:
+        if self.used > self.gpus:
+            raise ValueError(f"used {self.used} is not between 0 and its {self.gpus} GPUs; write the GPUs that others hold")
 
 
 def node_key(fleet: FleetName, node: NodeName) -> str:

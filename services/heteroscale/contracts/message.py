@@ -1,8 +1,16 @@
-"""The base of all messages."""
+"""The base of all messages, and the numbers that cannot be below zero."""
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import msgspec
+
+LAST_MS = 253_402_300_799_999  # the end of the year 9999: beyond it no calendar can say when
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+AtMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]  # an instant in Unix milliseconds
+Rate: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import AtMs, Count, Message
 from heteroscale.contracts.names import DecisionId, FleetName, GpuTypeName, InstanceName, NodeName, RoleName, ServiceName
 
 DRY_RUN_SUFFIX = "#dry-run"
@@ -64,7 +64,7 @@ class PlacedInstance(Message, frozen=True, kw_only=True):
     gpu_type: GpuTypeName
     nodes: dict[NodeName, int]
     state: InstanceState
-    since_ms: int
+    since_ms: AtMs
     routable: bool = False
 
 
@@ -120,9 +120,9 @@ class Placement(Message, frozen=True, kw_only=True):
     fleet: FleetName
     revision: int
     command_id: DecisionId
-    seq: int | None
-    gen: int
-    at_ms: int
+    seq: Count | None
+    gen: Count
+    at_ms: AtMs
     status: PlacementStatus
     groups: list[Group] = []
     changes: list[Change] = []

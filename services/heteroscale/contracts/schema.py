@@ -126,7 +126,7 @@ class _Definitions:
             case inspect.BytesType():
                 return {"type": "string", "contentEncoding": "base64"}
             case _:
-                return {"type": _PLAIN[type(kind)]}
+                return {"type": _PLAIN[type(kind)], **_bounds(kind)}
 
     def _union(self, types: tuple[inspect.Type, ...]) -> Document:
         plain = {"type": sorted({_PLAIN[type(kind)] for kind in types if type(kind) in _PLAIN})}
@@ -134,7 +134,8 @@ class _Definitions:
             plain["type"].remove("integer")
         others = [self.describe(kind) for kind in types if type(kind) not in _PLAIN]
         if not others:
-            return {"type": plain["type"][0] if len(plain["type"]) == 1 else plain["type"]}
+            bounds = {name: limit for kind in types for name, limit in _bounds(kind).items()}
+            return {"type": plain["type"][0] if len(plain["type"]) == 1 else plain["type"], **bounds}
         return {"anyOf": [*others, *({"type": name} for name in plain["type"])]}
 
     def _named(self, cls: type, describe: Callable[[], Document]) -> Document:
@@ -161,6 +162,13 @@ def _components(kinds: tuple[type[msgspec.Struct], ...], reference: str) -> tupl
     definitions = _Definitions(reference)
     roots = tuple(definitions.describe(kind) for kind in inspect.multi_type_info(kinds))
     return roots, definitions.sorted()
+
+
+def _bounds(kind: inspect.Type) -> Document:
+    """What a number may not go beyond."""
+    if not isinstance(kind, inspect.IntType | inspect.FloatType):
+        return {}
+    return {name: limit for name, limit in (("minimum", kind.ge), ("maximum", kind.le)) if limit is not None}
 
 
 def _default(field: inspect.Field) -> Document:

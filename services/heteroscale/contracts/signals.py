@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import AtMs, Count, Message, Rate
 from heteroscale.contracts.names import GpuTypeName, RoleName, ServiceName
 
 
 class InstanceCounts(Message, frozen=True, kw_only=True):
     """Instances by their last state at the window's end."""
 
-    loading: int = 0
-    serving: int = 0
-    draining: int = 0
-    silent: int = 0
+    loading: Count = 0
+    serving: Count = 0
+    draining: Count = 0
+    silent: Count = 0
 
 
 class GpuTypeSignal(Message, frozen=True, kw_only=True):
     """The part of a role that runs on one GPU type. Rates in tokens/s."""
 
-    serving: int
-    decode_tps: float | None
-    prefill_tps: float | None
+    serving: Count
+    decode_tps: Rate | None
+    prefill_tps: Rate | None
 
 
 class Quantiles(Message, frozen=True, kw_only=True):
@@ -40,9 +40,9 @@ class RoleSignal(Message, frozen=True, kw_only=True):
 
     instances: InstanceCounts
     coverage: float | None = None
-    decode_tps: float | None = None
-    prefill_tps: float | None = None
-    prefill_missed_tps: float | None = None
+    decode_tps: Rate | None = None
+    prefill_tps: Rate | None = None
+    prefill_missed_tps: Rate | None = None
     by_gpu_type: dict[GpuTypeName, GpuTypeSignal] = {}
     gpu_util: float | None = None
     sm_active: float | None = None
@@ -65,9 +65,13 @@ class SignalWindow(Message, frozen=True, kw_only=True):
     """[start_ms, end_ms) of one service."""
 
     service: ServiceName
-    start_ms: int
-    end_ms: int
+    start_ms: AtMs
+    end_ms: AtMs
     spec_revision: int | None = None
     roles: dict[RoleName, RoleSignal]
-    late_samples: int = 0
+    late_samples: Count = 0
     inputs: WindowInputs | None = None
+
+    def __post_init__(self) -> None:
+        if self.end_ms <= self.start_ms:
+            raise ValueError(f"a window from {self.start_ms} to {self.end_ms} is empty")

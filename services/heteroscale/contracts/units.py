@@ -123,8 +123,11 @@ def millis(at: datetime) -> int:
 
 
 def instant_text(ms: int) -> str:
-    """ISO 8601 in UTC, seconds and milliseconds only where they are not zero."""
-    at = _EPOCH + timedelta(milliseconds=ms)
+    """ISO 8601 in UTC, seconds and milliseconds only where they are not zero; plain milliseconds beyond the calendar's years."""
+    try:
+        at = _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        return f"{ms}ms"
     if ms % 1_000:
         return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1_000:03d}Z"
     return at.strftime("%Y-%m-%dT%H:%M:%SZ" if ms % 60_000 else "%Y-%m-%dT%H:%MZ")

@@ -15,8 +15,9 @@ import msgspec
 
 from heteroscale.bus import dead_letters
 from heteroscale.bus.log import Member, Record, TopicPartition
+from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Decision
-from heteroscale.contracts.errors import Stale
+from heteroscale.contracts.errors import Rejected, Stale
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
@@ -27,6 +28,7 @@ from heteroscale.decision.gauges import Gauges
 from heteroscale.decision.memory import Memory, service_of
 from heteroscale.decision.outbox import Outbox
 from heteroscale.decision.settings import DecisionSettings
+from heteroscale.decision.specs import parsing
 from heteroscale.runtime import logs, metering, metrics
 from heteroscale.runtime.clock import SYSTEM
 from heteroscale.runtime.context import Context
@@ -34,7 +36,6 @@ from heteroscale.runtime.context import Context
 STAGE: Final = "decision"
 CONDITION: Final = "decision"
 SPEC_WAIT_MS: Final = 200
-SPEC_WAITS: Final = 10
 ROUTE: Final = "/desired"
 
 
@@ -81,11 +82,8 @@ class Worker:
 
     async def open(self) -> None:
         """Read specs to their end, before the first effect."""
-        begin = await self._context.log.begin_offsets([self._specs_at])
-        end = await self._context.log.end_offsets([self._specs_at])
-        self._specs = self._context.log.reader(begin)
-        while self._specs.positions().get(self._specs_at, 0) < end[self._specs_at]:
-            await self.follow_specs(wait_ms=SPEC_WAIT_MS)
+        self._specs = self._context.log.reader(await self._context.log.begin_offsets([self._specs_at]))
+        await self._read_specs_to_end()
 
     async def close(self) -> None:
         """Let go of the specs reader."""
@@ -111,6 +109,12 @@ class Worker:
         self._context.health.waiting(CONDITION, "partitions of the group")
         logs.logger().info("partitions_given_up", partitions=len(partitions))
 
+    async def _read_specs_to_end(self) -> None:
+        """To the end that specs.v1 has now."""
+        end = (await self._context.log.end_offsets([self._specs_at]))[self._specs_at]
+        while self._specs.positions().get(self._specs_at, 0) < end and not self._context.stop.is_set():
+            await self.follow_specs(wait_ms=SPEC_WAIT_MS)
+
     async def follow_specs(self, *, wait_ms: int = 0) -> None:
         """Specs as they are applied; a tombstone lets its service go."""
         for record in await self._specs.poll(timeout_ms=wait_ms):
@@ -118,8 +122,10 @@ class Worker:
             if record.value is None:
                 await self._let_go(service, record)
                 continue
-            spec = await self._guard.decode(record, ServiceSpec)
-            if spec is not None:
+            spec = await self._guard.use(record, _sound_spec)
+            if spec is not None and spec.service != service:
+                await self._guard.refuse(record, [Rejected("key", f"the key says {service}, the value {spec.service}")])
+            elif spec is not None:
                 self.memory.specs[spec.service] = (spec, Source(str(record.at), record.offset + 1))
 
     async def _let_go(self, service: str, record: Record) -> None:
@@ -172,12 +178,11 @@ class Worker:
         self._outbox.add(effects, partition=record.partition, before_ms=before_ms)
 
     async def _await_spec(self, window: SignalWindow) -> None:
-        """A window built under a newer spec than is known here: the spec is on its way."""
-        for _ in range(SPEC_WAITS):
-            known = self.memory.specs.get(window.service)
-            if window.spec_revision is None or known is None or (known[0].revision or 0) >= window.spec_revision:
-                return
-            await self.follow_specs(wait_ms=SPEC_WAIT_MS)
+        """A window built under a newer spec than is known here: the spec is on the log already, so reading to its end is enough."""
+        known = self.memory.specs.get(window.service)
+        if window.spec_revision is None or known is None or (known[0].revision or 0) >= window.spec_revision:
+            return
+        await self._read_specs_to_end()
 
     async def _placement(self, record: Record) -> None:
         placement = await self._guard.decode(record, Placement)
@@ -196,6 +201,11 @@ class Worker:
             partition for partition, end in self._caught_up.items() if positions.get(TopicPartition(self._signals, partition), end) >= end
         }
         return [service for service in self._outbox.waiting() if self.memory.partition_of(service) in done]
+
+
+def _sound_spec(payload: bytes) -> ServiceSpec:
+    """A spec that makes sense by itself: whoever wrote it, the law can work with it. Raises Rejected."""
+    return parsing.checked(codec.decode(ServiceSpec, payload))
 
 
 def _log(decision: Decision) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import orjson
 import pytest
 from click.testing import CliRunner
@@ -98,6 +99,27 @@ def test_topics_create_is_repeatable() -> None:
     assert "heteroscale --prefix t topics create" in result.stderr
     assert len(CATALOGUE) == len(line.json("topics", "create")[0]["created"])
     assert [{"created": [], "existing": len(CATALOGUE)}] == line.json("topics", "create")
+
+
+def test_garbage_hides_nothing_that_stands(line: CommandLine) -> None:
+    """A record that nobody can read is passed over: spec, window, decision, placement and clock are still shown, and apply counts on."""
+    for topic in (Topic.SPECS, Topic.SIGNALS, Topic.DECISIONS, Topic.PLACEMENTS):
+        line.put([Entry(topic_name(PREFIX, topic), b"chat", b"garbage", AT_MS)])
+    line.put([Entry(topic_name(PREFIX, Topic.TELEMETRY), None, b"garbage", AT_MS, partition=5)])
+    (described,) = line.json("describe", "chat")
+    assert None not in described.values()
+    assert ["chat"] == [spec["service"] for spec in line.json("get")]
+    assert 0 == line("apply", "-", stdin=SPEC.replace("max: 8", "max: 9").replace("max: 16", "max: 18")).exit_code
+    (spec,) = line.json("get")
+    assert (2, AT_MS + 20_000) == (spec["revision"], spec["applied_at_ms"])
+
+
+def test_any_stamp_can_be_shown(line: CommandLine) -> None:
+    """A record from beyond the calendar is listed with its plain stamp."""
+    far = msgspec.structs.replace(letter(), at_ms=2**62)
+    line.put([entry(PREFIX, Topic.DEAD_LETTERS, "chat", far, AT_MS), Entry(topic_name(PREFIX, Topic.SIGNALS), b"chat", b"garbage", 2**62)])
+    assert f"{2**62}ms" in line("dead-letters", "list").stdout
+    assert f"{2**62}ms" in line("topics", "tail", "signals").stdout
 
 
 def test_topics_describe(line: CommandLine) -> None:
@@ -240,7 +262,7 @@ def test_the_prefix_may_come_from_environment_or_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("service", ["placement", "actuator", "actuation", "decision", "signals"])
 def test_run_prints_its_settings(line: CommandLine, service: str) -> None:
     """`run --settings` shows what would be used, passwords hidden, and ends."""
-    result = line("run", service, "--settings", "--kafka", "127.0.0.1:9", "--redis", "redis://user:secret@127.0.0.1:9/0")
+    result = line("run", service, "--settings", "--kafka", "127.0.0.1:9", "--redis", "redis://user:hunter2@127.0.0.1:9/0")
     assert 0 == result.exit_code, result.stderr
     assert '"kafka":"127.0.0.1:9"' in result.stdout
-    assert "secret" not in result.stdout
+    assert "hunter2" not in result.stdout

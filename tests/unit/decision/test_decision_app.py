@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from heteroscale.bus import catalogue, scan
@@ -16,6 +17,7 @@ from heteroscale.bus.memory import MemoryLog
 from heteroscale.bus.partitioning import partition_of
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
+from heteroscale.contracts.dead_letters import DeadLetter
 from heteroscale.contracts.decision_state import DecisionState
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Retryable
@@ -246,6 +248,28 @@ async def test_bad_records_go_to_dead_letters_and_the_rest_goes_on() -> None:
     await serve(log, 2)
     assert 2 == len(await read(log, Topic.DECISIONS, Decision))
     assert 1 == len(await records(log, Topic.DEAD_LETTERS))
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [("chat", {"window": {"size": "0s"}}), ("chat", {"ratio": {"prefill": 0, "decode": 0}}), ("other", {})],
+)
+async def test_a_senseless_spec_is_refused_and_the_last_good_one_stays(key: str, change: dict[str, Any]) -> None:
+    """Whoever wrote it: its dead letter says why, and windows that were built under it do not wait for it."""
+    log = await fresh()
+    await give(log, 0, 4.0)
+    await serve(log, 1)
+    bad = codec.to_document(lawbook.spec(service="chat", placement="none")) | {"revision": 9} | change
+    await log.append([Entry(name(Topic.SPECS), key.encode(), msgspec.json.encode(bad), START_MS)])
+    for at in range(1, 30):
+        window = codec.to_document(lawbook.window(at, decode=4, load=4.0)) | {"spec_revision": 9}
+        await log.append([Entry(name(Topic.SIGNALS), b"chat", msgspec.json.encode(window), START_MS + at * HOP_MS)])
+    await serve(log, 30)
+    decisions = await read(log, Topic.DECISIONS, Decision)
+    assert 30 == len({decision.id for decision in decisions})
+    assert {lawbook.spec(service="chat").revision} == {decision.spec_revision for decision in decisions}
+    refused = await read(log, Topic.DEAD_LETTERS, DeadLetter)
+    assert {("decision", name(Topic.SPECS))} == {(letter.stage, letter.topic) for letter in refused}
 
 
 async def test_desired_counts_are_told_for_own_actuators() -> None:
