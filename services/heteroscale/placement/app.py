@@ -11,7 +11,7 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from heteroscale.bus import partitioning
@@ -20,9 +20,10 @@ from heteroscale.bus.log import Member, Record, TopicPartition
 from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Retryable, Stale
-from heteroscale.contracts.names import FleetName
+from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.placement import reservation
+from heteroscale.placement.actuations_topic import ActuationsTopic
 from heteroscale.placement.fleet_topic import FleetTopic
 from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.memory import MemoryInventory
@@ -30,6 +31,7 @@ from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.inventory.redis import RedisInventory, connect
 from heteroscale.placement.placements_topic import PlacementsTopic
 from heteroscale.placement.publisher import Publisher
+from heteroscale.placement.reconciler import Reconciler
 from heteroscale.placement.report import Report
 from heteroscale.placement.reservation import FencedOff, NotReady
 from heteroscale.placement.settings import PlacementSettings
@@ -89,6 +91,8 @@ class Worker:
         self._states: dict[FleetName, FleetState] = {}
         self._seen: dict[FleetName, int] = {}
         self._leased_until_s: dict[FleetName, float] = {}
+        self._words: dict[int, ActuationsTopic] = {}
+        self._reconciler = Reconciler(settings.reconcile_ms / 1_000)
         self._member: Member | None = None
 
     async def run(self) -> None:
@@ -144,6 +148,7 @@ class Worker:
         for fleet in sorted(fleet for fleet in known if self._partition(fleet) in held):
             try:
                 await self._cycle(fleet, events.get(fleet, ()))
+                await self._reconcile(fleet)
             except FencedOff:
                 self._states.pop(fleet, None)
                 self._report.fenced(fleet)
@@ -153,15 +158,15 @@ class Worker:
         await self._commit({record.at: record.offset + 1 for record in records})
         self._context.health.holds(CONDITION)
 
-    async def _cycle(self, fleet: FleetName, events: Sequence[Event]) -> None:
+    async def _cycle(self, fleet: FleetName, events: Sequence[Event], restate: frozenset[ServiceName] = frozenset()) -> None:
         """One cycle of one fleet. Raises Retryable, FencedOff."""
         now = self._states.get(fleet) or await self._take_over(fleet)
         position = self._fleet_topic.position
         known = self._seen.get(fleet) == position
-        if not events and known:
+        if not (events or restate) and known:
             return
         changes = {} if known else self._fleet_topic.newest(fleet)
-        given = CycleInput(events, now.cycle + 1, self._cut_of(fleet))
+        given = CycleInput(events, now.cycle + 1, self._cut_of(fleet), restate=restate)
         began = asyncio.get_running_loop().time()
         try:
             carried = await reservation.carry_out(self._inventory, now, given, changes)
@@ -174,24 +179,42 @@ class Worker:
         self._report.cycle(fleet, given.number, carried, asyncio.get_running_loop().time() - began)
         await self._renew_lease(fleet)
 
-    async def _take_over(self, fleet: FleetName) -> FleetState:
-        partition = self._partition(fleet)
-        taken = await take_over(
-            TakeOver(
-                inventory=self._inventory,
-                log=self._context.log,
-                publisher=self._publisher,
-                fleet_topic=self._fleet_topic,
-                placements=self._placements,
-                commands=TopicPartition(self._topics[Topic.COMMANDS], partition),
-                actuations=TopicPartition(self._topics[Topic.ACTUATIONS], partition),
-            ),
-            fleet,
-        )
+    async def _reconcile(self, fleet: FleetName) -> None:
+        """Now and then: do inventory, log and actuators agree? Raises Retryable, FencedOff."""
+        now, now_s = self._states.get(fleet), asyncio.get_running_loop().time()
+        if now is None or not self._reconciler.due(fleet, now_s):
+            return
+        try:
+            look = await self._reconciler.look(self._ground(fleet), now, now_s)
+        except (Retryable, Stale):
+            self._states.pop(fleet, None)
+            raise
+        self._report.reconciled(fleet, look)
+        if look.haunted:
+            await self._take_over(fleet, look.haunted)
+        if look.again or look.restate:
+            await self._cycle(fleet, look.again, look.restate)
+
+    async def _take_over(self, fleet: FleetName, haunted: Collection[InstanceName] = ()) -> FleetState:
+        taken = await take_over(self._ground(fleet), fleet, haunted)
         self._report.taken(fleet, taken)
         self._states[fleet] = taken.state
         self._seen.pop(fleet, None)
         return taken.state
+
+    def _ground(self, fleet: FleetName) -> TakeOver:
+        """Where a fleet's truth lies."""
+        partition = self._partition(fleet)
+        actuations = TopicPartition(self._topics[Topic.ACTUATIONS], partition)
+        return TakeOver(
+            inventory=self._inventory,
+            log=self._context.log,
+            publisher=self._publisher,
+            fleet_topic=self._fleet_topic,
+            placements=self._placements,
+            commands=TopicPartition(self._topics[Topic.COMMANDS], partition),
+            actuations=self._words.setdefault(partition, ActuationsTopic(self._context.log, actuations)),
+        )
 
     async def _renew_lease(self, fleet: FleetName) -> None:
         """Say who plans this fleet, for people who ask. Nothing depends on it."""

@@ -36,7 +36,7 @@ class CycleInput:
 
     `moved`: nodes that now sit elsewhere although they hold something. `refused`: gangs of this cycle that the inventory refused,
     per service; then only those services are planned again. `blind`: plan as if no GPU were free, so that a command is taken into
-    the inventory although its gangs were refused again and again.
+    the inventory although its gangs were refused again and again. `restate`: services to be written again although nothing changed.
     """
 
     events: Sequence[Event]
@@ -45,6 +45,7 @@ class CycleInput:
     moved: frozenset[NodeName] = frozenset()
     refused: Mapping[ServiceName, Sequence[Conflict]] = field(default_factory=dict)
     blind: bool = False
+    restate: frozenset[ServiceName] = frozenset()
 
 
 @dataclass(slots=True)
@@ -79,6 +80,9 @@ def propose(state: FleetState, given: CycleInput) -> Proposal:
     _fold_acknowledgements(drafts, given.events, now_ms, counts)
     _fold_time(drafts, now_ms)
     _fold_moves(drafts, given.moved)
+    for service in sorted(given.restate):
+        if (draft := drafts.of(service)) is not None:
+            draft.touched = True
     quarantine = adoption.adopt_all(state, drafts.open_drafts(), now_ms)
     only = given.refused.keys() if given.refused else None
     answers = _plan(drafts, dry_runs if only is None else {}, now_ms, given)

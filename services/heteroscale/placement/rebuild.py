@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from heteroscale.contracts import codec
-from heteroscale.contracts.actuations import ActuationKind
 from heteroscale.contracts.commands import Command, CommandRole
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
 from heteroscale.contracts.names import FleetName, InstanceName, NodeName, RoleName, ServiceName
@@ -31,15 +29,14 @@ from heteroscale.placement.inventory.entries import (
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.state import ServiceState
 
-LIVE: Final = frozenset({ActuationKind.STARTING, ActuationKind.READY})
-
 
 @dataclass(frozen=True, slots=True)
 class Remains:
     """What the log still says about a fleet.
 
-    `commands`: the whole Command of each newest Placement, where it was found. `ghosts`: instances whose last word was that they
-    run although no newest Placement lists them, each with the last Placement that did.
+    `commands`: the whole Command of each newest Placement, where it was found. `ended`: instances of which word came that no process
+    is left. `ghosts`: instances whose last word was that they run although no newest Placement lists them, each with the last
+    Placement that did.
     """
 
     fleet: FleetName
@@ -47,23 +44,20 @@ class Remains:
     placements: Mapping[ServiceName, Placement]
     records: Mapping[NodeName, NodeChange]
     commands: Mapping[ServiceName, Command] = field(default_factory=dict)
+    ended: Collection[InstanceName] = frozenset()
     ghosts: Mapping[InstanceName, Placement] = field(default_factory=dict)
 
 
 def image(remains: Remains) -> FleetImage:
     """The inventory under generation `gen`. Nodes that ghosts ran on are quarantined; a node that is held but gone is kept, removed."""
-    lost = {name for name, change in remains.records.items() if change.record is not None and change.record.state is NodeState.LOST}
     services: dict[ServiceName, ServiceEntry] = {}
     instances: dict[InstanceName, InstanceEntry] = {}
     for service, placement in sorted(remains.placements.items()):
         services[service] = _service(placement, remains.commands.get(service))
         for group in placement.groups:
             for one in group.instances:
-                instances[one.id] = _instance(service, group.id, one, placement, lost)
-    for name, placement in sorted(remains.ghosts.items()):
-        if placement.service in services and name not in instances:
-            services[placement.service] = _haunted(services[placement.service], placement, name)
-            instances[name] = _ghost(name, placement)
+                instances[one.id] = _instance(service, group.id, one, placement, ended=one.id in remains.ended)
+    _haunt(services, instances, remains.ghosts)
     return FleetImage(
         gen=remains.gen,
         rev=0,
@@ -73,6 +67,20 @@ def image(remains: Remains) -> FleetImage:
         services=services,
         instances=instances,
     )
+
+
+def renewed(image: FleetImage, gen: int, ghosts: Mapping[InstanceName, Placement]) -> FleetImage:
+    """The same inventory under another generation, with the nodes of `ghosts` quarantined.
+
+    For a server that started anew and kept everything that the log knows: what it may have forgotten was written under the old
+    generation, and no record of that counts any more once the new one is on the log.
+    """
+    services, instances = dict(image.services), dict(image.instances)
+    _haunt(services, instances, ghosts)
+    entries = dict(image.nodes)
+    for name in sorted({node for one in instances.values() if one.cause is Cause.GHOST for node in one.nodes} & entries.keys()):
+        entries[name] = nodes.quarantined(entries[name], Quarantine.DISAGREES)
+    return msgspec.structs.replace(image, gen=gen, nodes=entries, services=services, instances=instances)
 
 
 def republished(built: FleetImage, remains: Remains) -> list[tuple[ServiceName, bytes]]:
@@ -86,10 +94,14 @@ def republished(built: FleetImage, remains: Remains) -> list[tuple[ServiceName, 
     return found
 
 
-def ghosts(last_words: Mapping[InstanceName, ActuationKind], placements: Sequence[Placement]) -> list[InstanceName]:
-    """Instances that were last heard to run and that no newest Placement lists."""
-    listed = {one.id for placement in placements for group in placement.groups for one in group.instances}
-    return sorted(name for name, kind in last_words.items() if kind in LIVE and name not in listed)
+def _haunt(
+    services: dict[ServiceName, ServiceEntry], instances: dict[InstanceName, InstanceEntry], ghosts: Mapping[InstanceName, Placement]
+) -> None:
+    """List ghosts as failed and unacknowledged, in the groups they were in."""
+    for name, placement in sorted(ghosts.items()):
+        if placement.service in services and name not in instances:
+            services[placement.service] = _haunted(services[placement.service], placement, name)
+            instances[name] = _ghost(name, placement)
 
 
 def _service(placement: Placement, command: Command | None) -> ServiceEntry:
@@ -147,9 +159,9 @@ def _stand_in(placement: Placement) -> Command:
     )
 
 
-def _instance(service: ServiceName, group: str, one: PlacedInstance, placement: Placement, lost: set[NodeName]) -> InstanceEntry:
+def _instance(service: ServiceName, group: str, one: PlacedInstance, placement: Placement, *, ended: bool) -> InstanceEntry:
+    """One that failed without word of its end may still run: it keeps what it was on, and its nodes take nothing."""
     failed = one.state is InstanceState.FAILED
-    on_lost = any(node in lost for node in one.nodes)
     return InstanceEntry(
         service=service,
         group=group,
@@ -158,13 +170,14 @@ def _instance(service: ServiceName, group: str, one: PlacedInstance, placement: 
         replica=one.replica,
         gpu_type=one.gpu_type,
         nodes=one.nodes,
-        held=one.nodes if not failed or on_lost else {},
+        held={} if failed and ended else one.nodes,
         state=one.state,
         since_ms=one.since_ms,
         reserved_ms=one.since_ms,
         command=placement.command_id,
         routable=one.routable,
-        cause=Cause.NODE_LOST if failed and on_lost else None,
+        cause=Cause.NODE_LOST if failed and not ended else None,
+        replacement=one.state in life.STARTED,  # nobody knows any more: the gate then holds back newcomers only
     )
 
 
@@ -200,6 +213,7 @@ def _nodes(remains: Remains, instances: Mapping[InstanceName, InstanceEntry]) ->
     present = [change for change in remains.records.values() if change.record is not None]
     found = dict(nodes.settle({}, present, []).nodes)
     haunted = {node for one in instances.values() if one.cause is Cause.GHOST for node in one.nodes}
+    unheard = {node for one in instances.values() if one.cause is Cause.NODE_LOST for node in one.nodes}
     occupied = {node for one in instances.values() for node in one.nodes}
     for name in sorted(occupied - found.keys()):
         found[name] = _vanished(name, remains, instances)
@@ -207,7 +221,9 @@ def _nodes(remains: Remains, instances: Mapping[InstanceName, InstanceEntry]) ->
         taken = held.get(name, 0)
         used = max(0, min(entry.used, entry.record.gpus - taken))
         after = msgspec.structs.replace(entry, free=entry.record.gpus - used - taken, used=used)
-        found[name] = nodes.quarantined(after, Quarantine.DISAGREES) if name in haunted else after
+        if name in haunted | unheard:
+            after = nodes.quarantined(after, Quarantine.DISAGREES if name in haunted else Quarantine.BACK_FROM_LOST)
+        found[name] = after
     return found
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 from heteroscale.contracts.names import FleetName
 from heteroscale.placement.inventory.gang import Gang
+from heteroscale.placement.reconcile import Kind
+from heteroscale.placement.reconciler import Look
 from heteroscale.placement.reservation import Carried
 from heteroscale.placement.state import FleetState
 from heteroscale.placement.takeover import Taken
@@ -14,6 +17,7 @@ from heteroscale.runtime import logs, metrics
 from heteroscale.runtime.metrics import Metrics
 
 ACCOUNTS_EVERY_S: Final = 5.0
+NAMED_MAX: Final = 20
 
 
 class Report:
@@ -48,6 +52,23 @@ class Report:
     def dropped(self, why: str) -> None:
         """A batch went to another worker."""
         self._logger.info("batch_left_to_others", why=why)
+
+    def reconciled(self, fleet: FleetName, look: Look) -> None:
+        """Inventory, log and actuators were compared."""
+        count = Counter(one.kind for one in look.found)
+        for kind in Kind:
+            self._metrics.set(metrics.PLACEMENT_DISAGREEMENTS, count[kind], fleet=fleet, kind=kind.value)
+        if look.found:
+            self._logger.warning(
+                "disagreement",
+                fleet=fleet,
+                found=[f"{one.kind.value} {one.subject}" for one in look.found[:NAMED_MAX]],
+                count=len(look.found),
+                republished=look.republished,
+                heard_again=len(look.again),
+                restated=sorted(look.restate),
+                haunted=sorted(look.haunted),
+            )
 
     def waiting(self, awaited: str, pause_ms: int) -> None:
         """Something is away. Said once for each reason."""

@@ -21,6 +21,7 @@ class PlacementSettings(RedisSettings, frozen=True, kw_only=True, forbid_unknown
         "poll_ms": "HETEROSCALE_PLACEMENT_POLL_MS",
         "backoff_ms_max": "HETEROSCALE_PLACEMENT_BACKOFF_MS_MAX",
         "lease_ms": "HETEROSCALE_PLACEMENT_LEASE_MS",
+        "reconcile_ms": "HETEROSCALE_PLACEMENT_RECONCILE_MS",
     }
 
     redis_cluster: Annotated[Switch, Meta(description="on if the address is a node of a Redis Cluster", examples=["on"])] = Switch.OFF
@@ -34,3 +35,6 @@ class PlacementSettings(RedisSettings, frozen=True, kw_only=True, forbid_unknown
     lease_ms: Annotated[  # advisory only, so its length decides nothing but how long a line in a report stays true
         int, Meta(ge=1_000, le=600_000, description="how long the advisory lease lasts, ms", examples=["15000"])
     ] = 15_000
+    reconcile_ms: Annotated[  # it reads the whole inventory, and commands are affirmed once a minute anyway
+        int, Meta(ge=100, le=86_400_000, description="how often inventory, log and actuators are compared, ms", examples=["60000"])
+    ] = 60_000

@@ -6,18 +6,19 @@ inventory is read; only then is planned.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from heteroscale.bus import scan
 from heteroscale.bus.log import Log, TopicPartition
 from heteroscale.contracts import codec
-from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.placements import Placement, PlacementInputs
-from heteroscale.placement import rebuild, record, state
+from heteroscale.placement import rebuild, record, state, words
+from heteroscale.placement.actuations_topic import ActuationsTopic
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.fleet_topic import FleetTopic
 from heteroscale.placement.inventory.entries import FleetImage
@@ -29,13 +30,12 @@ from heteroscale.placement.rebuild import Remains
 from heteroscale.placement.reservation import NotReady
 from heteroscale.placement.state import FleetState
 
-M = TypeVar("M", Command, Actuation)
 LOOKBACK_MS: Final = 3_600_000  # commands are affirmed at least once a minute; an hour is ample to find the newest
 
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """What is needed to take a fleet over. `commands` and `actuations` are the fleet's partitions."""
+    """What is needed to take a fleet over. `commands` is the fleet's partition, `actuations` follows the one of the same number."""
 
     inventory: Inventory
     log: Log
@@ -43,7 +43,7 @@ class TakeOver:
     fleet_topic: FleetTopic
     placements: PlacementsTopic
     commands: TopicPartition
-    actuations: TopicPartition
+    actuations: ActuationsTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,11 @@ class Taken:
     published: int
 
 
-async def take_over(with_: TakeOver, fleet: FleetName) -> Taken:
-    """The fleet's state under a new fence. Raises Retryable; NotReady if another worker was faster."""
+async def take_over(with_: TakeOver, fleet: FleetName, haunted: Collection[InstanceName] = ()) -> Taken:
+    """The fleet's state under a new fence; `haunted` names instances that run though nobody lists them, as the reconciler found.
+
+    Raises Retryable; NotReady if another worker was faster.
+    """
     fence = await with_.inventory.take_fence(fleet)
     published = await with_.publisher.drain(fleet)
     await with_.fleet_topic.catch_up()
@@ -65,12 +68,16 @@ async def take_over(with_: TakeOver, fleet: FleetName) -> Taken:
     why = _lost(image, with_.placements, fleet)
     if why is not None:
         await _rebuild(with_, fleet, fence, image)
+    elif image is not None and (image.restarted or haunted):
+        why = "the server started anew" if image.restarted else "instances run that nobody lists"
+        await _renew(with_, fleet, fence, image)
+    if why is not None:
         published += await with_.publisher.drain(fleet)
         image = await with_.inventory.read(fleet)
     if image is None:
         raise NotReady("the inventory was lost while it was taken over")
     taken = state.from_image(fleet, fence, image)
-    published += await _republish_behind(with_, taken)
+    published += await republish_behind(with_, taken)
     return Taken(taken, why, published)
 
 
@@ -92,25 +99,48 @@ async def _rebuild(with_: TakeOver, fleet: FleetName, fence: int, image: FleetIm
             newest[service] = found.placement()
         except Rejected as error:
             raise NotReady(f"the newest Placement of {service} cannot be read: {error}") from error
-    ghosts = rebuild.ghosts(await _last_words(with_, fleet), list(newest.values()))
+    listed = {one.id for placement in newest.values() for group in placement.groups for one in group.instances}
+    await with_.actuations.catch_up()
+    heard = with_.actuations.of(fleet)
     remains = Remains(
         fleet=fleet,
-        gen=1 + max(with_.placements.gen(), image.gen if image is not None else 0),
+        gen=_next_gen(with_, image),
         placements=newest,
         records=with_.fleet_topic.newest(fleet),
         commands=await _commands_of(with_, newest),
-        ghosts=await with_.placements.every(fleet, ghosts) if ghosts else {},
+        ended=words.ended(heard),
+        ghosts=await _ghosts(with_, fleet, listed),
     )
     built = rebuild.image(remains)
-    outcome = await with_.inventory.build(
-        Build(
-            fleet=fleet,
-            fence=fence,
-            old_gen=image.gen if image is not None else None,
-            image=built,
-            placements=rebuild.republished(built, remains),
-        )
-    )
+    old_gen = image.gen if image is not None else None
+    await _switch_in(with_, Build(fleet=fleet, fence=fence, old_gen=old_gen, image=built, placements=rebuild.republished(built, remains)))
+
+
+async def _renew(with_: TakeOver, fleet: FleetName, fence: int, image: FleetImage) -> None:
+    """Everything as it stands under a new generation.
+
+    A server that started anew may have forgotten what it had answered: a record of that, published late, has the old generation
+    and can never stand beside another one of the same (gen, seq).
+    """
+    await with_.actuations.catch_up()
+    fresh = rebuild.renewed(image, _next_gen(with_, image), await _ghosts(with_, fleet, image.instances))
+    now = state.from_image(fleet, fence, fresh)
+    again = [(service, _as_it_stands(service, now)) for service in sorted(fresh.services)]
+    await _switch_in(with_, Build(fleet=fleet, fence=fence, old_gen=image.gen, image=fresh, placements=again))
+
+
+def _next_gen(with_: TakeOver, image: FleetImage | None) -> int:
+    return 1 + max(with_.placements.gen(), image.gen if image is not None else 0)
+
+
+async def _ghosts(with_: TakeOver, fleet: FleetName, listed: Iterable[InstanceName]) -> dict[InstanceName, Placement]:
+    """Instances that run and that nobody lists, each with the last Placement that did. Those that none ever listed are not ours."""
+    found = words.ghosts(with_.actuations.of(fleet), listed)
+    return await with_.placements.every(fleet, found) if found else {}
+
+
+async def _switch_in(with_: TakeOver, build: Build) -> None:
+    outcome = await with_.inventory.build(build)
     if outcome.verdict is not Verdict.APPLIED:
         raise NotReady(f"another worker builds this inventory ({outcome.detail})")
 
@@ -124,7 +154,7 @@ async def _commands_of(with_: TakeOver, newest: dict[ServiceName, Placement]) ->
     found: dict[ServiceName, Command] = {}
     async for batch in scan.to_end(with_.log, [with_.commands], {with_.commands: start or 0}):
         for one in batch:
-            command = _decoded(Command, one.value)
+            command = _decoded(one.value)
             answered = newest.get(command.service) if command is not None else None
             if command is None or answered is None or command.dry_run or command.service in found:
                 continue
@@ -133,33 +163,27 @@ async def _commands_of(with_: TakeOver, newest: dict[ServiceName, Placement]) ->
     return found
 
 
-async def _last_words(with_: TakeOver, fleet: FleetName) -> dict[InstanceName, ActuationKind]:
-    found: dict[InstanceName, ActuationKind] = {}
-    async for batch in scan.to_end(with_.log, [with_.actuations]):
-        for one in batch:
-            actuation = _decoded(Actuation, one.value)
-            if actuation is not None and actuation.fleet == fleet:
-                found[actuation.instance] = actuation.kind
-    return found
-
-
-async def _republish_behind(with_: TakeOver, taken: FleetState) -> int:
+async def republish_behind(with_: TakeOver, taken: FleetState) -> int:
     """The log's newest record of a service is older than the inventory though `out` is empty: say it again, as it stands."""
     seen = {name: (found.gen, found.seq) for name, found in with_.placements.of(taken.fleet).items()}
     rows: list[tuple[ServiceName, bytes]] = []
     for service, known in sorted(taken.services.items()):
         elsewhere = (found := with_.placements.newest.get(service)) is not None and found.fleet != taken.fleet
         if not elsewhere and seen.get(service, (0, 0)) < (taken.gen, known.entry.seq):
-            draft = Draft.of(service, known)
-            inputs = PlacementInputs(cycle=taken.cycle)
-            again = record.real(draft, taken.gen, taken.now_ms, inputs, seq=known.entry.seq)
-            rows.append((service, codec.encode(again)))
+            rows.append((service, _as_it_stands(service, taken)))
     await with_.publisher.publish(rows)
     return len(rows)
 
 
-def _decoded(kind: type[M], payload: bytes | None) -> M | None:
+def _as_it_stands(service: ServiceName, now: FleetState) -> bytes:
+    """A service's record once more: nothing changed, the inventory's own seq."""
+    draft = Draft.of(service, now.services[service])
+    inputs = PlacementInputs(cycle=now.cycle)
+    return codec.encode(record.real(draft, now.gen, now.now_ms, inputs, seq=draft.seq))
+
+
+def _decoded(payload: bytes | None) -> Command | None:
     try:
-        return codec.decode(kind, payload) if payload is not None else None
+        return codec.decode(Command, payload) if payload is not None else None
     except Rejected:
         return None

@@ -86,6 +86,12 @@ PLACEMENT_TAKEOVERS = _counter("placement_takeovers", "takeovers", "Fleets taken
 PLACEMENT_GPUS = _gauge(
     "placement_gpus", "GPUs", "GPUs of a fleet: free, reserved, foreign, withheld (on nodes that take nothing)", "fleet", "state"
 )
+PLACEMENT_DISAGREEMENTS = _gauge(
+    "placement_disagreements", "findings", "What the reconciler saw: inventory, placements.v1 and actuations.v1 disagree", "fleet", "kind"
+)
+PLACEMENT_START_SECONDS = _histogram(
+    "placement_start", "From reserved to ready, by the commands' time", "role", buckets=(5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+)
 
 # signals
 SIGNALS_WINDOWS = _counter("signals_windows", "windows", "Windows closed and published")
@@ -103,6 +109,8 @@ EXPORT_DROPPED = _gauge("export_dropped_samples", "samples", "Samples dropped be
 
 # actuation
 ASSIGNMENTS = _counter("actuation_assignments", "records", "Assignments handed to the actuator; skipped are repeated or older", "outcome")
+CARRIED_OUT = _counter("actuation_carried_out", "assignments", "Assignments carried out (done) and tries put off (retried)", "outcome")
+SCALED = _counter("actuation_scaled", "changes", "Scale targets changed in a cluster, by direction", "direction")
 ACKNOWLEDGEMENTS = _counter("actuation_acknowledgements", "records", "Acknowledgements written, by kind", "kind")
 
 # decision

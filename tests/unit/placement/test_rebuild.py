@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from heteroscale.contracts import codec
-from heteroscale.contracts.actuations import ActuationKind
+from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.fleet import NodeState
 from heteroscale.contracts.placements import InstanceState, Placement
-from heteroscale.placement import check, rebuild
+from heteroscale.placement import check, gate, rebuild, words
 from heteroscale.placement.inventory.entries import Cause, FleetImage, Quarantine, Standing
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.rebuild import Remains
 from support.gangs import node
-from support.placement_driver import Driver, command
+from support.placement_driver import Driver, actuation, command
 
 S = InstanceState
 K = ActuationKind
@@ -91,6 +92,68 @@ def test_what_failed_with_a_lost_node_still_holds_it() -> None:
     assert ({lost: 8}, Cause.NODE_LOST, driver.state.now_ms) == (failed.held, failed.cause, failed.since_ms)
 
 
+def test_what_failed_without_word_of_its_end_keeps_its_node_out() -> None:
+    """NO-OVERLAP: the node is back, but nobody said that the process is gone, so a rebuild does not take its GPUs for free."""
+    driver = played()
+    at = next(iter(driver.instances()[0].nodes))
+    driver.cycle(nodes=[node(at, state=NodeState.LOST)])
+    driver.cycle(nodes=[node(at)])
+    assert Standing.QUARANTINED is driver.image().nodes[at].standing
+    image, _ = rebuilt(driver)
+    assert (Standing.QUARANTINED, Quarantine.BACK_FROM_LOST, 0) == (
+        (back := image.nodes[at]).standing,
+        back.quarantine,
+        back.free,
+    )
+    (failed,) = [name for name, one in image.instances.items() if one.state is S.FAILED]
+    acknowledged, _ = rebuilt(driver, ended={failed})
+    assert (Standing.READY, 8) == (acknowledged.nodes[at].standing, acknowledged.nodes[at].free)
+
+
+def test_a_rebuild_takes_no_traffic_from_those_who_carry_it() -> None:
+    """Whether a peer died is not on the log, so what waits to start counts as a replacement: the gate holds back newcomers only."""
+    driver = played()
+    prefill = next(one for one in driver.instances() if one.role == "prefill")
+    driver.acknowledge(K.FAILED, prefill.id)
+    assert 2 == sum(one.routable for one in driver.instances())
+    image, _ = rebuilt(driver)
+    group = {name: one for name, one in image.instances.items() if one.state is not S.FAILED}
+    assert 2 == len(gate.routable(group, ("prefill", "decode"), 0.25))
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ([(K.READY, 1), (K.STOPPED, 2)], K.STOPPED),
+        ([(K.STOPPED, 2), (K.READY, 1)], K.STOPPED),
+        ([(K.STOPPED, 2), (K.READY, 2)], K.STOPPED),
+        ([(K.READY, 2), (K.STOPPED, 2)], K.STOPPED),
+        ([(K.STOPPED, 1), (K.READY, 2)], K.READY),
+    ],
+)
+def test_a_repeated_word_never_raises_the_dead(said: list[tuple[ActuationKind, int]], counts: ActuationKind) -> None:
+    """A `ready` that comes again after `stopped` is no ghost; an adopted instance that came back under its name is."""
+    found: Actuation | None = None
+    for kind, at_ms in said:
+        found = words.last(actuation("i", kind, at_ms=at_ms), found)
+    assert found is not None
+    assert counts is found.kind
+
+
+def test_a_server_that_started_anew_keeps_everything_under_another_generation() -> None:
+    """Nothing but the generation changes; ghosts are listed and quarantined as in a rebuild."""
+    driver = played()
+    old = driver.newest()
+    ghost = old.groups[0].instances[0]
+    (at,) = ghost.nodes
+    driver.acknowledge(K.STOPPED, ghost.id)
+    before = driver.image()
+    assert msgspec.structs.replace(before, gen=7) == rebuild.renewed(before, 7, {})
+    image = rebuild.renewed(before, 7, {ghost.id: old})
+    assert [] == check.inventory(image)
+    assert (Standing.QUARANTINED, Cause.GHOST) == (image.nodes[at].standing, image.instances[ghost.id].cause)
+
+
 def test_a_held_node_that_fleet_v1_has_forgotten_is_kept_as_removed() -> None:
     """As large as what is held; it takes nothing."""
     driver = played()
@@ -108,8 +171,8 @@ def test_who_was_last_heard_to_run_and_is_listed_nowhere_quarantines_its_node() 
     (at,) = ghost.nodes
     driver.acknowledge(K.STOPPED, ghost.id)
     listed = [one.id for one in driver.instances()]
-    words = {ghost.id: K.READY, "gone": K.STOPPED, **dict.fromkeys(listed, K.READY)}
-    assert [ghost.id] == rebuild.ghosts(words, [driver.newest()])
+    heard = {name: actuation(name, K.READY) for name in (ghost.id, *listed)} | {"gone": actuation("gone", K.STOPPED)}
+    assert [ghost.id] == words.ghosts(heard, listed)
     image, _ = rebuilt(driver, ghosts={ghost.id: old})
     assert (Standing.QUARANTINED, Quarantine.DISAGREES) == (image.nodes[at].standing, image.nodes[at].quarantine)
     assert (S.FAILED, {}, Cause.GHOST) == ((one := image.instances[ghost.id]).state, one.held, one.cause)

@@ -1,4 +1,4 @@
--- Switches a whole rebuilt inventory in, under a new generation.
+-- Switches a whole rebuilt inventory in, under a new generation, and notes which run of the server has it.
 --
 -- KEYS  1 meta  2 node  3 svc  4 inst  5 done  6 out  7 used  8 fleet
 -- ARGV  1 fence  2 old gen ('' = none)  3 new gen  4 cycle  5 now
@@ -35,5 +35,7 @@ end)
 each(2, function(i) redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end)
 each(2, function(i) redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end)
 each(2, function(i) redis.call('XADD', KEYS[6], '*', 'service', ARGV[i], 'placement', ARGV[i + 1]) end)
-redis.call('HSET', meta, 'gen', ARGV[3], 'cycle', ARGV[4], 'now_ms', ARGV[5])
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+redis.call('HSET', meta, 'gen', ARGV[3], 'cycle', ARGV[4], 'now_ms', ARGV[5], 'run', run)
 return {'APPLIED', tostring(redis.call('HINCRBY', meta, 'rev', 1)), '', ''}

@@ -115,7 +115,10 @@ class NodeRecord(Message, frozen=True, kw_only=True):
 
 
 class FleetImage(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the inventory holds of a fleet, as read in one moment."""
+    """All that the inventory holds of a fleet, as read in one moment.
+
+    `run`: the run of the server that this generation was built on, `server`: the one that answered; empty where unknown.
+    """
 
     gen: int
     rev: int
@@ -124,6 +127,13 @@ class FleetImage(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Mapping[NodeName, NodeEntry]
     services: Mapping[ServiceName, ServiceEntry]
     instances: Mapping[InstanceName, InstanceEntry]
+    run: str = ""
+    server: str = ""
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the server started anew (or another one took its place) since this generation was built."""
+        return bool(self.run and self.server) and self.run != self.server
 
 
 E = TypeVar("E", InstanceEntry, ServiceEntry, NodeRecord)

@@ -33,6 +33,7 @@ class _Fleet:
     out: list[OutEntry] = field(default_factory=list)
     written: int = 0
     holder: str | None = None
+    run: str = ""
 
     def append(self, service: ServiceName, payload: bytes) -> str:
         self.written += 1
@@ -46,6 +47,11 @@ class MemoryInventory:
 
     def __init__(self) -> None:
         self._fleets: dict[FleetName, _Fleet] = {}
+        self._starts = 0
+
+    @property
+    def _server(self) -> str:
+        return f"memory-{self._starts}"
 
     def _of(self, fleet: FleetName) -> _Fleet:
         return self._fleets.setdefault(fleet, _Fleet())
@@ -69,6 +75,8 @@ class MemoryInventory:
             nodes=dict(here.nodes),
             services=dict(here.services),
             instances=dict(here.instances),
+            run=here.run,
+            server=self._server,
         )
 
     async def build(self, build: Build) -> Outcome:
@@ -81,7 +89,7 @@ class MemoryInventory:
         image = build.image
         here.gen, here.cycle, here.now_ms = image.gen, image.cycle, image.now_ms
         here.nodes, here.services, here.instances = dict(image.nodes), dict(image.services), dict(image.instances)
-        here.done, here.slots, here.out = {}, {}, []
+        here.done, here.slots, here.out, here.run = {}, {}, [], self._server
         for service, payload in build.placements:
             here.append(service, payload)
         here.rev += 1
@@ -157,6 +165,10 @@ class MemoryInventory:
 
     async def close(self) -> None:
         """See protocol."""
+
+    def restart(self) -> None:
+        """Be another run of the server from now on, with nothing forgotten. For tests."""
+        self._starts += 1
 
     def lose(self, fleet: FleetName) -> None:
         """Forget a fleet, as a wiped store would. For tests."""

@@ -77,7 +77,7 @@ class RedisInventory:
         keys = self.keys(fleet)
         names = [keys.meta, keys.node, keys.svc, keys.inst, keys.used, keys.fleet]
         reply = await self._run(scripts.READ, [*names], self._timeout_s * BUILD_DEADLINE_FACTOR)
-        meta, nodes, services, instances, used, records = (_pairs(part) for part in reply)
+        meta, nodes, services, instances, used, records = (_pairs(part) for part in reply[:-1])
         if b"gen" not in meta:
             return None
         return FleetImage(
@@ -88,6 +88,8 @@ class RedisInventory:
             nodes=_nodes(nodes, used, records),
             services={name.decode(): decoded_service(payload) for name, payload in services.items()},
             instances=_instances(instances),
+            run=meta.get(b"run", b"").decode(),
+            server=bytes(reply[-1]).decode(),
         )
 
     async def build(self, build: Build) -> Outcome:
