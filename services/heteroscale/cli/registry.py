@@ -43,6 +43,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "plan": Entry("heteroscale.cli.plan:plan", "One scheduling cycle on paper."),
         "telemetry": Entry("heteroscale.cli.telemetry:telemetry", "Engine metric pages: read, check and follow them."),
         "simulate": Entry("heteroscale.cli.simulate:simulate", "A trace through the whole loop on a virtual clock."),
+        "benchmark": Entry("heteroscale.cli.benchmark:benchmark", "What autoscaling saves, against what people use."),
     },
     "Incidents": {
         "incident": Entry("heteroscale.cli.incident:incident", "Capture, look at, export and keep incidents."),

@@ -14,7 +14,7 @@ from heteroscale.cli.spec_files import read_specs
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator import faults, fleet, offline, policies, traffic, world
+from heteroscale.simulator import faults, fleet, offline, policies, traces, traffic, world
 
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -36,7 +36,14 @@ Examples:
 )
 @click.option("--policy", default=policies.OURS, metavar="NAME", is_eager=True, callback=_list_policies, help="Who decides, or `list`.")
 @click.option("--spec", "specs", multiple=True, required=True, type=_PATH, help="A spec; may repeat.")
-@click.option("--trace", "traces", multiple=True, required=True, type=_PATH, help="A trace CSV for each spec, in order, or one for all.")
+@click.option(
+    "--trace",
+    "traces_given",
+    multiple=True,
+    required=True,
+    metavar="FILE|NAME",
+    help="A trace CSV, or the name of one that comes along (azure-2024-code), for each spec, in order, or one for all.",
+)
 @click.option("--fleet", "fleet_file", required=True, type=_PATH, help="The nodes there are (FLEET.yaml).")
 @click.option("--profile", metavar="NAME|FILE", help="Engine curves: a name (h200_llama8b, h20_deepseek_r1) or a YAML file.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Draws arrivals and start-up times.")
@@ -59,7 +66,7 @@ Examples:
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     policy: str,
     specs: tuple[Path, ...],
-    traces: tuple[Path, ...],
+    traces_given: tuple[str, ...],
     fleet_file: Path,
     profile: str | None,
     seed: int,
@@ -76,7 +83,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     logs.configure(LogFormat.CONSOLE, LogLevel.ERROR)
     request = offline.Request(
         specs=read_specs(specs),
-        traffic=[traffic.parse(files.read_bytes(path).decode("utf-8", "replace"), str(path)) for path in traces],
+        traffic=[_trace(text) for text in traces_given],
         nodes=fleet.parse(files.read_bytes(fleet_file).decode("utf-8", "replace"), str(fleet_file)),
         profile=profile,
         policy=policy,
@@ -93,6 +100,14 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
         _as_json(request)
     else:
         _for_people(request)
+
+
+def _trace(text: str) -> traffic.Traffic:
+    """A file if there is one, else a trace by name."""
+    path = Path(text)
+    if path.is_file():
+        return traffic.parse(files.read_bytes(path).decode("utf-8", "replace"), text)
+    return traces.load(text)
 
 
 def _as_json(request: offline.Request) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from heteroscale.bus.log import Entry, TopicPartition
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
@@ -12,8 +14,9 @@ from heteroscale.contracts.decisions import Action, Decision, Reason, RoleAfter,
 from heteroscale.contracts.names import DecisionId, decision_id
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.signals import SignalWindow
-from heteroscale.contracts.spec import Mode, ServiceSpec
+from heteroscale.contracts.spec import Mode, ReadyRatio, ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.units import Percent
 from heteroscale.decision import commands
 from heteroscale.decision.commands import Stamp
 from heteroscale.runtime.context import Context
@@ -21,6 +24,7 @@ from heteroscale.simulator.baselines.policy import Policy
 
 POLICY_VERSION = 0  # not a version of our law
 POLL_MS = 250
+UNGATED = ReadyRatio(tolerance=Percent(1_000.0))  # holding back the excess of a pair is ours alone
 
 
 @dataclass(slots=True)
@@ -76,6 +80,7 @@ class Baseline:
         decision = _decision(window, spec, before, wanted, identity, state.command_id, total)
         stamp = Stamp(state.command_id or identity, state.revision, window.end_ms, identity)
         command = commands.build(spec, {role: RoleAfter(replicas=count) for role, count in wanted.items()}, stamp)
+        command = msgspec.structs.replace(command, ready_ratio=UNGATED)
         return decision, command
 
     def decider(self, spec: ServiceSpec) -> BaselineDecider:

@@ -2,7 +2,8 @@
 
 The schedule is written as people write one: for each hour of a day that was seen before, the smallest fleet that would have met
 the targets in it, in place `lead` earlier, with a margin. The clairvoyant knows the very trace: for each minute the smallest
-fleet, held from one start-up time before. No policy that pays for start-up can do with clearly less, so its GPU-hours serve as the lower bound.
+fleet, held from one start-up time before. No policy that pays for start-up can do with clearly less, so its GPU-hours serve as the
+lower bound.
 """
 
 from __future__ import annotations
