@@ -40,13 +40,15 @@ def repairable(reason: PlanReason) -> bool:
 
 def explain(state: Cycle, work: Work, asked: Needs, left: Needs) -> Answer:
     """The answer to a request, judged on what its turn found and on what is left now."""
-    needed = {role: work.needed.get(role, 0) for role in work.demand.shapes}
     if not left:
         reason = _success(work)
         place = _placed_in(work)
     else:
         reason = _failure(state, work, left)
         place = _nearest(work, asked, left)
+    if not state.explained:
+        return Answer(asked, left, reason, place, Explain())
+    needed = {role: work.needed.get(role, 0) for role in work.demand.shapes}
     if place is None:
         nothing = dict.fromkeys(work.demand.shapes, 0)
         text = explaining.text_of(reason, left, [], work.book.request.command.wait_ms)

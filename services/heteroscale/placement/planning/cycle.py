@@ -18,7 +18,7 @@ from heteroscale.placement.planning.model import Request, Snapshot
 from heteroscale.placement.planning.occupancy import Occupancy
 from heteroscale.placement.planning.placing import Work
 from heteroscale.placement.planning.topology import READY
-from heteroscale.placement.planning.units import Memo, Needs
+from heteroscale.placement.planning.units import Demand, Memo, Needs
 
 Place = tuple[Level, int]
 
@@ -40,6 +40,7 @@ class Cycle:
 
     snapshot: Snapshot
     ledger: Ledger
+    explained: bool = True
     holds: list[Hold] = field(default_factory=list)
     memos: dict[Hashable, Memo] = field(default_factory=dict)
     drafted: Occupancy = field(default_factory=Occupancy)
@@ -138,7 +139,15 @@ def _there(groups: Iterable[Group]) -> Iterator[PlacedInstance]:
 def order_key(cycle: Cycle, work: Work, first: frozenset[ServiceName]) -> tuple[int, bool, int, int, int, ServiceName]:
     """Phase 3: priority (in it, `first` first), then fewest feasible domains, then size (large first), then arrival, then name."""
     demand, needs, request = work.demand, work.rest, work.book.request
-    domains = search.domains_for(View(cycle.ledger, {}), demand, needs, demand.level) if needs else 0
+    domains = _domains(cycle, demand, needs) if needs else 0
     size = sum(demand.shapes[role].gpus * count for role, count in needs.items())
     service = request.command.service
     return -request.command.priority, service not in first, domains, -size, request.arrival, service
+
+
+def _domains(cycle: Cycle, demand: Demand, needs: Needs) -> int:
+    """In how many domains the needs could lie before the cycle gave anything away; equal requests ask once."""
+    key = frozenset(needs.items()), demand.level
+    if key not in demand.memo.domains:
+        demand.memo.domains[key] = search.domains_for(View(cycle.ledger, {}), demand, needs, demand.level)
+    return demand.memo.domains[key]

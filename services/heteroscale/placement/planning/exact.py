@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.fits import View
@@ -21,24 +23,28 @@ class Room:
 
     def __init__(self, limits: Iterable[tuple[int, Mapping[RoleName, int]]]) -> None:
         self._left: list[int] = []
-        self._uses: list[Mapping[RoleName, int]] = []
-        for left, use in limits:
+        self._uses: dict[RoleName, list[tuple[int, int]]] = {}
+        for at, (left, use) in enumerate(limits):
             self._left.append(left)
-            self._uses.append(use)
+            for role, each in use.items():
+                self._uses.setdefault(role, []).append((at, each))
 
-    def times(self, more: Mapping[RoleName, int]) -> int:
-        """How often `more` still fits."""
-        most = 1 << 30
-        for left, use in zip(self._left, self._uses, strict=True):
-            each = sum([use.get(role, 0) * count for role, count in more.items()])
-            if each:
-                most = min(most, left // each)
-        return max(0, most)
+    def units(self, unit: Mapping[RoleName, int]) -> int:
+        """How often a unit still fits."""
+        each = [0] * len(self._left)
+        for role, share in unit.items():
+            for at, use in self._uses.get(role, ()):
+                each[at] += use * share
+        return max(0, min((left // used for left, used in zip(self._left, each, strict=True) if used), default=0))
 
-    def give(self, more: Mapping[RoleName, int], times: int) -> None:
-        """So much is gone."""
-        for at, use in enumerate(self._uses):
-            self._left[at] -= times * sum([use.get(role, 0) * count for role, count in more.items()])
+    def replicas(self, role: RoleName) -> int:
+        """How many more of one role fit."""
+        return max(0, min((self._left[at] // each for at, each in self._uses.get(role, ())), default=0))
+
+    def give(self, role: RoleName, count: int) -> None:
+        """So many of a role are in."""
+        for at, each in self._uses.get(role, ()):
+            self._left[at] -= each * count
 
 
 def room_in(view: View, demand: Demand, place: tuple[Level, int], returned: Mapping[int, int]) -> Room | None:
@@ -50,7 +56,11 @@ def room_in(view: View, demand: Demand, place: tuple[Level, int], returned: Mapp
         return None
     first, last = view.ledger.range_of(*place)
     return Room(
-        (int(view.slots_over(limit.types, limit.gpus)[first:last].sum()) + view.ledger.gained(limit.types, limit.gpus, returned), limit.use)
+        (
+            int(np.add.reduce(view.slots_over(limit.types, limit.gpus)[first:last]))
+            + view.ledger.gained(limit.types, limit.gpus, returned),
+            limit.use,
+        )
         for limit in memo.limits
     )
 
@@ -83,20 +93,19 @@ def _plain(ledger: Ledger, shape: Shape) -> bool:
 
 def most_given(room: Room, unit: Mapping[RoleName, int], roles: list[RoleName]) -> Needs:
     """As many units as fit, then what fits of one more, evenly, then more of each role until none fits."""
-    given: Needs = {}
-    if unit:
-        units = room.times(unit)
-        room.give(unit, units)
-        given = {role: share * units for role, share in unit.items()}
+    units = room.units(unit)
+    given = {role: share * units for role, share in unit.items()}
+    for role, count in given.items():
+        room.give(role, count)
     for _ in range(sum(unit.values())):
-        fitting = [role for role in sorted(unit) if room.times({role: 1})]
+        fitting = [role for role in sorted(unit) if room.replicas(role)]
         if not fitting:
             break
         least = min(fitting, key=lambda role: given[role] / unit[role])
-        room.give({least: 1}, 1)
+        room.give(least, 1)
         given[least] += 1
     for role in roles:
-        more = room.times({role: 1})
-        room.give({role: 1}, more)
+        more = room.replicas(role)
+        room.give(role, more)
         given[role] = given.get(role, 0) + more
     return {role: given.get(role, 0) for role in roles}

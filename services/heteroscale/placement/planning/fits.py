@@ -117,21 +117,41 @@ def units_at_most(ledger: Ledger, found: list[Condition], level: Level) -> Vecto
 
 def elsewhere(view: View, demand: Demand, needs: Mapping[RoleName, int], level: Level, mask: Mask | None = None) -> Vector | None:
     """At least so many replicas of the needs must take a less preferred type, per domain of a level; None if all types are alike."""
-    ledger, shapes = view.ledger, demand.shapes
-    if all(shapes[role].alike for role in needs):
+    ledger = view.ledger
+    key = frozenset(needs.items())
+    firsts = demand.memo.firsts.get(key)
+    if firsts is None:
+        firsts = demand.memo.firsts[key] = _firsts(ledger, demand, needs)
+    if not firsts:
         return None
     total = np.zeros(len(ledger.topology.levels[level]), dtype=np.int64)
+    for rules in firsts:
+        short = np.zeros_like(total)
+        for rule in rules:
+            slots = view.slots_over(rule.types, rule.gpus)
+            lack = np.maximum(0, rule.need - ledger.over(level, slots if mask is None else np.where(mask, slots, 0)))
+            short = np.maximum(short, lack if rule.relief == 1 else -(-lack // rule.relief))
+        total = short if len(firsts) == 1 else total + short
+    return total
+
+
+def _firsts(ledger: Ledger, demand: Demand, needs: Mapping[RoleName, int]) -> list[list[Rule]]:
+    """What each type must hold if all that prefer it, and it alone, are to have it; nothing where all types are alike."""
+    shapes = demand.shapes
+    if all(shapes[role].alike for role in needs):
+        return []
     first: dict[int, Wanted] = {}
     for role, count in needs.items():
         types = shapes[role].types
         if types and (len(types) == 1 or types[1][0] > 0):
             first.setdefault(types[0][1], []).append((shapes[role], count))
+    found: list[list[Rule]] = []
     for code, wanted in sorted(first.items()):
-        short = np.zeros_like(total)
-        for rule in _of_types(ledger, frozenset({code}), wanted):
-            slots = view.slots(code, rule.gpus)
-            lack = np.maximum(0, rule.need - ledger.over(level, slots if mask is None else np.where(mask, slots, 0)))
-            relief = max(sum(max(1, ledger.effective(code, piece.gpus) // rule.gpus) for piece in shape.pieces) for shape, _ in wanted)
-            short = np.maximum(short, -(-lack // relief))
-        total = total + short
-    return total
+        rules = _of_types(ledger, frozenset({code}), wanted)
+        found.append([rule._replace(relief=max(_slots_of(ledger, code, shape, rule.gpus) for shape, _ in wanted)) for rule in rules])
+    return found
+
+
+def _slots_of(ledger: Ledger, code: int, shape: Shape, gpus: int) -> int:
+    """Slots of a size that one replica uses up."""
+    return sum(max(1, ledger.effective(code, piece.gpus) // gpus) for piece in shape.pieces)

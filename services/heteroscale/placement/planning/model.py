@@ -108,8 +108,7 @@ class Transition(msgspec.Struct, frozen=True):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(msgspec.Struct, frozen=True):
     """The answer to one request.
 
     `assignment`: the service's whole assignment after the cycle (released instances as `stopping`, new ones as `reserved`
@@ -126,7 +125,7 @@ class Planned:
     born: tuple[str, ...] = ()
     transitions: tuple[Transition, ...] = ()
     released: tuple[InstanceName, ...] = ()
-    shortfall: Mapping[RoleName, int] = field(default_factory=dict)
-    explain: Explain = field(default_factory=Explain)
-    taken: Mapping[NodeName, int] = field(default_factory=dict)
+    shortfall: Mapping[RoleName, int] = msgspec.field(default_factory=dict)
+    explain: Explain = msgspec.field(default_factory=Explain)
+    taken: Mapping[NodeName, int] = msgspec.field(default_factory=dict)
     dry_run: bool = False

@@ -16,6 +16,7 @@ The phases, in the order in which they run:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from heteroscale.contracts.names import ServiceName
 from heteroscale.placement.planning import answer, cycle, placing, victims
@@ -43,12 +44,19 @@ SMALL_CYCLE = 8
 
 def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
     """Plan all requests on one snapshot; the answers come in the order of the requests. Dry runs are planned last and hold nothing."""
-    best = _run(snapshot, requests, frozenset())
-    for first in _other_orders(best):
-        again = _run(snapshot, requests, first)
-        if _worth(requests, again) > _worth(requests, best):
-            best = again
-    return best
+    run = _Run.of(snapshot, requests, frozenset(), explained=True)
+    answers, best = run.planned(), run.worth()
+    chosen: _Run | None = None
+    seen = {tuple(run.order)}
+    for first in _other_orders(answers):
+        again = _Run.start(snapshot, requests, first)
+        if tuple(again.order) in seen:
+            continue
+        seen.add(tuple(again.order))
+        again.place(explained=False)
+        if again.worth() > best:
+            chosen, best = again, again.worth()
+    return answers if chosen is None else _Run.of(snapshot, requests, chosen.first, explained=True).planned()
 
 
 def _other_orders(answers: Sequence[Planned]) -> list[frozenset[ServiceName]]:
@@ -65,44 +73,70 @@ def _other_orders(answers: Sequence[Planned]) -> list[frozenset[ServiceName]]:
     return distinct if len(real) <= SMALL_CYCLE else distinct[:REORDERS_MAX]
 
 
-def _worth(requests: Sequence[Request], answers: Sequence[Planned]) -> list[int]:
-    """GPUs newly placed, by priority, the highest first."""
-    worth = {request.command.priority: 0 for request in requests}
-    for request, one in zip(requests, answers, strict=True):
-        if not one.dry_run:
-            worth[request.command.priority] += sum(one.taken.values())
-    return [gpus for _, gpus in sorted(worth.items(), reverse=True)]
+@dataclass(slots=True)
+class _Run:
+    """The cycle in one order of its requests; the services in `first` come before others of their priority."""
 
+    snapshot: Snapshot
+    requests: Sequence[Request]
+    first: frozenset[ServiceName]
+    state: cycle.Cycle
+    works: dict[int, Work]
+    order: list[int]
+    answers: dict[int, answer.Answer] = field(default_factory=dict)
 
-def _run(snapshot: Snapshot, requests: Sequence[Request], first: frozenset[str]) -> list[Planned]:
-    """Phases 1 to 8; the services in `first` come before others of their priority."""
-    state = cycle.Cycle.start(snapshot, requests)
-    types = {name: code for code, name in enumerate(snapshot.topology.types)}
-    works: dict[int, Work] = {}
-    for at, request in enumerate(requests):
-        if request.command.affinity is not None:
-            works[at] = _open(state, request, types)
-    answers: dict[int, answer.Answer] = {}
-    order = sorted(works, key=lambda at: cycle.order_key(state, works[at], first))
-    repairs = REPAIRS_CYCLE_MAX
-    for at in [at for at in order if not requests[at].command.dry_run]:
-        work = works[at]
-        work.view = state.view_for(requests[at].command.priority)
-        found = _place(state, work)
-        if found.left and answer.repairable(found.reason) and repairs > 0:
-            repairs -= _repair(state, work, found, answers, works)
-            found = answers.pop(-1, found)
-        answers[at] = found
-        state.settle(at, work)
-        if found.left and found.place is not None:
-            state.hold_for(work, found.left, found.place)
-    for at in [at for at in order if requests[at].command.dry_run]:
-        works[at].view = state.view_for(requests[at].command.priority)
-        answers[at] = _place(state, works[at])
-        works[at].draft.release()
-    return [
-        answer.planned(works[at], answers[at]) if at in works else answer.left_alone(snapshot, requests[at]) for at in range(len(requests))
-    ]
+    @classmethod
+    def start(cls, snapshot: Snapshot, requests: Sequence[Request], first: frozenset[ServiceName]) -> _Run:
+        """Phases 1 to 3."""
+        state = cycle.Cycle.start(snapshot, requests)
+        types = {name: code for code, name in enumerate(snapshot.topology.types)}
+        works = {at: _open(state, request, types) for at, request in enumerate(requests) if request.command.affinity is not None}
+        order = sorted(works, key=lambda at: cycle.order_key(state, works[at], first))
+        return cls(snapshot, requests, first, state, works, order)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, requests: Sequence[Request], first: frozenset[ServiceName], *, explained: bool) -> _Run:
+        """Phases 1 to 7."""
+        run = cls.start(snapshot, requests, first)
+        run.place(explained=explained)
+        return run
+
+    def place(self, *, explained: bool) -> None:
+        """Phases 4 to 7; a run that is only to be compared needs no explanations."""
+        state, requests = self.state, self.requests
+        state.explained = explained
+        repairs = REPAIRS_CYCLE_MAX
+        for at in [at for at in self.order if not requests[at].command.dry_run]:
+            work = self.works[at]
+            work.view = state.view_for(requests[at].command.priority)
+            found = _place(state, work)
+            if found.left and answer.repairable(found.reason) and repairs > 0:
+                repairs -= _repair(state, work, found, self.answers, self.works)
+                found = self.answers.pop(-1, found)
+            self.answers[at] = found
+            state.settle(at, work)
+            if found.left and found.place is not None:
+                state.hold_for(work, found.left, found.place)
+        for at in [at for at in self.order if requests[at].command.dry_run and explained]:
+            self.works[at].view = state.view_for(requests[at].command.priority)
+            self.answers[at] = _place(state, self.works[at])
+            self.works[at].draft.release()
+
+    def worth(self) -> list[int]:
+        """GPUs newly placed, by priority, the highest first."""
+        worth = {request.command.priority: 0 for request in self.requests}
+        for at, work in self.works.items():
+            command = self.requests[at].command
+            if not command.dry_run:
+                worth[command.priority] += sum(sum(step.nodes.values()) for step in work.draft.steps)
+        return [gpus for _, gpus in sorted(worth.items(), reverse=True)]
+
+    def planned(self) -> list[Planned]:
+        """Phase 8."""
+        return [
+            answer.planned(self.works[at], self.answers[at]) if at in self.works else answer.left_alone(self.snapshot, request)
+            for at, request in enumerate(self.requests)
+        ]
 
 
 def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:

@@ -133,7 +133,7 @@ def domains_for(view: fits.View, demand: Demand, needs: Needs, level: Level) -> 
 
 def _in_one_s1(blank: Fill, needs: Needs, conditions: list[fits.Condition]) -> Found | None:
     ledger = blank.view.ledger
-    s1s = np.flatnonzero(fits.holds(ledger, conditions, Level.S1))
+    s1s = fits.holds(ledger, conditions, Level.S1).nonzero()[0]
     if not len(s1s):
         return None
     bound = ledger.bound[s1s]
@@ -143,7 +143,7 @@ def _in_one_s1(blank: Fill, needs: Needs, conditions: list[fits.Condition]) -> F
     best: Found | None = None
     reached = 0
     while len(s1s):
-        least = int(bound.min())
+        least = int(np.minimum.reduce(bound))
         if best is not None and reached <= least:
             break
         at = ledger.signatures.first_of(ledger.avail, s1s[bound == least])
@@ -224,6 +224,6 @@ def _by_touched(
 
 def _fewest(slots: Vector, need: int) -> int:
     """The fewest of the s1 whose slots make up the need."""
-    if int(slots.max()) >= need:
+    if int(np.maximum.reduce(slots)) >= need:
         return 1
     return int(np.searchsorted(np.cumsum(np.sort(slots)[::-1]), need)) + 1

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
+
+import msgspec
 
 from heteroscale.contracts.commands import Command, CommandRole
 from heteroscale.contracts.names import RoleName
@@ -17,17 +19,18 @@ from heteroscale.contracts.spec import Affinity, AffinityMode, Level, Partial, S
 Needs: TypeAlias = dict[RoleName, int]
 """Replicas per role; only roles that lack something."""
 
+NeedsKey: TypeAlias = frozenset[tuple[RoleName, int]]
+"""The same as a key."""
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+
+class Piece(msgspec.Struct, frozen=True):
     """One instance of a replica: a part of it, or all of it (`part` null)."""
 
     part: str | None
     gpus: int
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True):
     """One replica of a role. `types`: (rank, type) preferred first, only types that the fleet has; all pieces get one type.
 
     `within`: the level that holds all pieces of a replica, and all nodes of an instance larger than a node.
@@ -55,13 +58,13 @@ class Shape:
         return len({rank for rank, _ in self.types}) < 2
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Necessary: at least `need` slots of `gpus` on these types."""
+class Rule(NamedTuple):
+    """Necessary: at least `need` slots of `gpus` on these types; one that goes elsewhere relieves it of `relief`."""
 
     types: frozenset[int]
     gpus: int
     need: int
+    relief: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ class Limit:
 class Memo:
     """What follows from a demand on a fleet of one shape, worked out at the first question."""
 
-    rules: dict[frozenset[tuple[RoleName, int]], tuple[Rule, ...]] = field(default_factory=dict)
+    rules: dict[NeedsKey, tuple[Rule, ...]] = field(default_factory=dict)
+    firsts: dict[NeedsKey, list[list[Rule]]] = field(default_factory=dict)
+    domains: dict[tuple[NeedsKey, Level], int] = field(default_factory=dict)
     limits: tuple[Limit, ...] | None = None
     limits_known: bool = False
 
