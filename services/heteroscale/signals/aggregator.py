@@ -53,7 +53,7 @@ NOTHING: Final = Outcome([], [])
 class _Service:
     """One service of the partition: its spec's history, its instances, and which window comes next."""
 
-    __slots__ = ("due_ms", "emitted_ms", "name", "next_end_ms", "origin_ms", "spec_seen", "table", "timeline")
+    __slots__ = ("due_ms", "emitted_ms", "lateness_ms", "name", "next_end_ms", "origin_ms", "spec_seen", "table", "timeline")
 
     def __init__(self, name: ServiceName) -> None:
         self.name = name
@@ -64,6 +64,7 @@ class _Service:
         self.emitted_ms: int | None = None
         self.next_end_ms: int | None = None
         self.due_ms = 0
+        self.lateness_ms = 0  # of the next window
 
     def begin(self, at_ms: int) -> None:
         """The service exists from `at_ms` on, or earlier."""
@@ -80,14 +81,14 @@ class _Service:
         else:
             return
         rules = self.timeline.at(self.next_end_ms)
+        self.lateness_ms = rules.lateness_ms
         self.due_ms = self.next_end_ms + rules.interval_ms + rules.lateness_ms
 
     def watermark_ms(self, tick_ms: int | None) -> float:
         """The newest tick less the allowed lateness."""
         if tick_ms is None:
             return _LONG_AGO
-        end_ms = tick_ms if self.next_end_ms is None else self.next_end_ms
-        return tick_ms - self.timeline.at(end_ms).lateness_ms
+        return tick_ms - (self.timeline.at(tick_ms).lateness_ms if self.next_end_ms is None else self.lateness_ms)
 
 
 class PartitionAggregator:
@@ -98,6 +99,7 @@ class PartitionAggregator:
         self.late_samples = 0
         self._newest = dict(newest or {})
         self._clock = TickClock()
+        self._limit_ms = float("inf")  # no sample is believed that is later
         self._services: dict[ServiceName, _Service] = {}
         self._next_due_ms = 0  # no window closes before the tick reaches this
         self._trail = _Trail()
@@ -161,31 +163,27 @@ class PartitionAggregator:
         return self._trail.resume_at(self._clock.now_ms - horizon_ms)
 
     def _samples(self, offset: int, batch: Batch, payload: bytes) -> Outcome:
-        refused = [Refused(offset, *bad) for bad in batch.bad]
-        limit_ms = None if self._clock.heard_ms is None else self._clock.heard_ms + AHEAD_MS_MAX
+        refused = [Refused(offset, *bad) for bad in batch.bad] if batch.bad else []
         newest_ms = max(map(_AT, batch.samples), default=-1)
-        if limit_ms is not None and newest_ms > limit_ms:
-            ahead = [sample for sample in batch.samples if sample.at_ms > limit_ms]
-            refused += [_ahead(offset, sample) for sample in ahead]
-            batch = batch._replace(samples=[sample for sample in batch.samples if sample.at_ms <= limit_ms], alike={})
+        if newest_ms > self._limit_ms:
+            refused += [_ahead(offset, sample) for sample in batch.samples if sample.at_ms > self._limit_ms]
+            batch = batch._replace(samples=[sample for sample in batch.samples if sample.at_ms <= self._limit_ms], alike={})
             newest_ms = max(map(_AT, batch.samples), default=-1)
-        if not batch.samples:
+        if newest_ms < 0:
             return Outcome([], refused) if refused else NOTHING
-        service = self._service(batch.service)
+        service = self._services.get(batch.service) or self._service(batch.service)
         if service.table is None:
             service.table = ServiceTable()
         watermark_ms = service.watermark_ms(self._clock.now_ms)
-        self._begin(service, batch.samples, watermark_ms)
-        service.table.set_aside(batch, Arrival(offset, watermark_ms, payload))
+        if service.emitted_ms is None:
+            self._begin(service, batch.samples, watermark_ms)
         self._trail.record(newest_ms, offset)
-        if service.table.waiting > SET_ASIDE_MAX:
+        if service.table.set_aside(batch, Arrival(offset, watermark_ms, payload)) > SET_ASIDE_MAX:
             refused += self._enter(service)
         return Outcome([], refused) if refused else NOTHING
 
     def _begin(self, service: _Service, samples: list[WireSample], watermark_ms: float) -> None:
         """The first sample of a service begins it; an earlier one that is not late begins it earlier."""
-        if service.emitted_ms is not None:
-            return
         oldest_ms = min(map(_AT, samples))
         if service.origin_ms is None or (oldest_ms < service.origin_ms and oldest_ms >= watermark_ms):
             service.begin(oldest_ms)
@@ -195,6 +193,7 @@ class PartitionAggregator:
         before_ms = self._clock.now_ms
         if self._clock.advance(tick.at_ms):
             self._trail.tick(tick.at_ms, offset)
+        self._limit_ms = (self._clock.heard_ms or 0) + AHEAD_MS_MAX
         now_ms = self._clock.now_ms
         if now_ms is None or now_ms == before_ms:
             return NOTHING

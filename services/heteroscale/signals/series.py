@@ -58,9 +58,17 @@ class Readings(NamedTuple):
     at: Floats  # [n]
     started: Floats  # [n]
     values: Floats  # [n, width]
-    special: Mask  # [n] a counter fell, appeared or went away since the one before, or the process is another
+    before: Floats  # [n, width] the values of the one before; anything for a row's first
     gap_ms: Floats  # [n] since the one before; infinite for a row's first
-    rise: Floats  # [n, width] since the one before; from zero where it fell or the process is another
+    other: Mask  # [n] the process is another than that of the one before
+    special: Mask  # [n] so it is, or a counter fell, appeared or went away
+
+    def rise(self) -> Floats:
+        """How much each counter rose since the one before, from zero where it fell or the process is another: [n, width]."""
+        rise = self.values - self.before
+        if self.special.any():
+            rise = np.where((rise < 0) | self.other[:, None], self.values, rise)
+        return rise
 
 
 _EMPTY: Final[dict[int, Any]] = {0: NEVER, 1: np.nan, 2: False}  # what an empty slot holds, by array
@@ -164,15 +172,12 @@ class Series:
         at_before[begins] = np.where(count[begins] > 0, self.at[last, begun], -NEVER)
         started_before[begins] = self.started[last, begun]
         before[begins] = self.values[last, begun]
-        rise = values - before
-        fell, other = rise < 0, other_process(started_before, started)
-        special = any_column(fell) | other
-        if np.isnan(rise).any():
+        other = other_process(started_before, started)
+        special = any_column(values < before) | other
+        if np.isnan(values).any() or np.isnan(before).any():
             special |= any_column(np.isnan(before) != np.isnan(values))
-        if special.any():
-            special &= slots > 0
-            rise = np.where(fell | other[:, None], values, rise)
-        return Readings(rows, slots, at, started, values, special, at - at_before, rise)
+        special &= slots > 0
+        return Readings(rows, slots, at, started, values, before, at - at_before, other, special)
 
     def append(self, readings: Readings, extras: Floats | None = None) -> None:
         """Add readings, as `follow` found them. `reserve` comes first. `extras`: [extras, n]."""

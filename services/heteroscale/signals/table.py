@@ -55,19 +55,15 @@ class ServiceTable:
         return self._directory.faces
 
     @property
-    def waiting(self) -> int:
-        """Samples set aside."""
-        return self._intake.count
-
-    @property
     def bytes_held(self) -> int:
         """Memory of the columns and of what is set aside."""
         every: list[Series] = [self.series, *chain.from_iterable(each.values() for each in self.histograms.values())]
         return sum(each.bytes_held for each in every) + self._intake.bytes_held
 
-    def set_aside(self, batch: Batch, arrival: Arrival) -> None:
-        """Keep a record's samples for `enter`."""
+    def set_aside(self, batch: Batch, arrival: Arrival) -> int:
+        """Keep a record's samples for `enter`; how many are waiting then."""
         self._intake.add(batch, arrival)
+        return self._intake.count
 
     def take_late(self) -> int:
         """How many samples came late since the last window; counted once."""
@@ -207,7 +203,7 @@ def _follow(series: Series, rows: Ints, figures: Floats) -> Readings:
 
 def _too_fast(readings: Readings) -> Mask:
     """Where a counter rises faster than any engine can."""
-    return any_column(readings.rise > TOKENS_PER_MS_MAX * readings.gap_ms[:, None])
+    return any_column(readings.rise() > TOKENS_PER_MS_MAX * readings.gap_ms[:, None])
 
 
 def _absurd(series: Series, row: int, slot: int, figures: Floats) -> bool:

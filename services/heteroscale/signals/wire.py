@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
@@ -24,6 +25,7 @@ WholeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # larger ones
 Edges: TypeAlias = tuple[float, ...]
 HISTOGRAMS: Final = ("ttft", "tbt")
 HISTOGRAM_OF: Final = {kind: attrgetter(kind) for kind in HISTOGRAMS}
+_TTFT, _TBT = HISTOGRAM_OF.values()
 _LAYOUT = attrgetter("layout")
 _COUNTS = attrgetter("counts")
 
@@ -126,7 +128,7 @@ def read(payload: bytes) -> Batch | Tick:
         return record
     if not record.layouts:
         return _without_layouts(record)
-    layouts = {name: tuple(edges) for name, edges in record.layouts.items() if _ascending(edges)}
+    layouts = {name: edges for name, stated in record.layouts.items() if (edges := _edges(tuple(stated)))}
     alike = {kind: found for kind in HISTOGRAMS if (found := _alike(kind, record.samples, layouts)) is not None}
     if len(alike) == len(HISTOGRAMS):
         return Batch(record.service, record.samples, layouts, [], alike)
@@ -161,7 +163,7 @@ def sample_bytes(sample: WireSample) -> bytes:
 
 def _without_layouts(record: WireSamples) -> Batch:
     """The fast way: no layouts, so no sample may carry a histogram."""
-    if not any(any(map(HISTOGRAM_OF[kind], record.samples)) for kind in HISTOGRAMS):
+    if not any(map(_TTFT, record.samples)) and not any(map(_TBT, record.samples)):
         return Batch(record.service, record.samples, {}, [])
     faults = [_histogram_fault(sample, {}) for sample in record.samples]
     samples = [sample for sample, fault in zip(record.samples, faults, strict=True) if fault is None]
@@ -182,15 +184,16 @@ def _histogram_fault(sample: WireSample, layouts: Mapping[str, Edges]) -> BadSam
     return None
 
 
-def _ascending(edges: list[float]) -> bool:
-    """Whether edges are usable: at least one, strictly ascending, finite."""
-    return bool(edges) and all(a < b for a, b in pairwise(edges)) and math.isfinite(edges[-1])
+@lru_cache(maxsize=1_024)
+def _edges(stated: Edges) -> Edges | None:
+    """Edges that can be used: at least one, strictly ascending, finite. Equal ones are one and the same object: quick to compare."""
+    return stated if stated and all(a < b for a, b in pairwise(stated)) and math.isfinite(stated[-1]) else None
 
 
 def _salvage(payload: bytes, error: Exception) -> Batch:
     """Take a record apart that failed the one-pass decode."""
     raws = _raw_samples(payload, error)
-    edges = {name: tuple(map(float, each)) for name, each in _usable_layouts(raws.layouts).items()}
+    edges = _usable_layouts(raws.layouts)
     samples: list[WireSample] = []
     bad: list[BadSample] = []
     for raw in raws.samples:
@@ -238,13 +241,14 @@ def _read_sample(raw: bytes) -> WireSample:
     return _sample.decode(raw)
 
 
-def _usable_layouts(layouts: object) -> dict[str, list[float]]:
+def _usable_layouts(layouts: object) -> dict[str, Edges]:
     """The layouts that can be used; samples that need the others are refused one by one."""
     if not isinstance(layouts, dict):
         return {}
-    usable: dict[str, list[float]] = {}
-    for name, edges in layouts.items():
-        numbers = isinstance(edges, list) and all(isinstance(e, int | float) and not isinstance(e, bool) and e >= 0 for e in edges)
-        if isinstance(name, str) and numbers and _ascending(edges):
+    usable: dict[str, Edges] = {}
+    for name, stated in layouts.items():
+        numbers = isinstance(stated, list) and all(isinstance(e, int | float) and not isinstance(e, bool) and e >= 0 for e in stated)
+        edges = _edges(tuple(map(float, stated))) if isinstance(name, str) and numbers else None
+        if edges is not None:
             usable[name] = edges
     return usable
