@@ -1,26 +1,132 @@
-"""The actuator process: wires a subscriber to the dry-run actuator. Other actuators are wired the same way."""
+"""The actuator process: subscriber → a desk a service → registrar and actuator. What it does is chosen by its settings."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar, assert_never
+
+from heteroscale.actuation.desks import Desks
 from heteroscale.actuation.dry_run import DryRunActuator
-from heteroscale.actuation.settings import ActuatorSettings, Follow
-from heteroscale.actuation.subscriber import CommandSubscriber, Interest, PlacementSubscriber
+from heteroscale.actuation.file import FileActuator
+from heteroscale.actuation.registrar import FileRegistrar, Registrar
+from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings, Follow
+from heteroscale.actuation.subscriber import (
+    Acknowledger,
+    Assignment,
+    CommandSubscriber,
+    Interest,
+    PlacementSubscriber,
+    Subscriber,
+)
+from heteroscale.actuation.webhook import Endpoint, WebhookActuator
+from heteroscale.contracts.commands import Command
+from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.placements import Placement
 from heteroscale.runtime.context import Context
+
+V = TypeVar("V", Placement, Command)
+
+
+class Actuator(Protocol):
+    """Carries out assignments. Each call brings the newest; a result of seconds asks to be called again with it."""
+
+    async def place(self, assignment: Assignment[Placement]) -> float | None:
+        """Instances on nodes. Raises Retryable."""
+        ...
+
+    async def scale(self, assignment: Assignment[Command]) -> float | None:
+        """Counts, of a service without placement. Raises Retryable."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is held."""
+        ...
 
 
 async def serve(context: Context, settings: ActuatorSettings) -> None:
-    """Follow assignments until `context.stop`.
+    """Follow assignments until `context.stop`. Raises Rejected for settings, Broken past the dead-letter limits."""
+    interest = Interest(actuator=settings.name(), fleet=settings.actuator_fleet, services=settings.services())
+    acknowledge = Acknowledger(context.log, context.prefix, interest.actuator, context.metrics)
+    registrar = _registrar(settings)
+    actuator = _actuator(context, settings, acknowledge)
 
-    Raises Retryable when an acknowledgement cannot be written, Broken past the dead-letter limits.
-    """
-    interest = Interest(actuator=settings.actuator_name, fleet=settings.actuator_fleet, services=settings.services())
-    if settings.actuator_follow is Follow.COMMANDS:
-        async with CommandSubscriber(context.log, context.prefix, interest, stop=context.stop, registry=context.metrics) as commands:
-            actuator = DryRunActuator(commands.acknowledge, settings.actuator_answers)
-            async for command in commands:
-                await actuator.scale(command)
-        return
-    async with PlacementSubscriber(context.log, context.prefix, interest, stop=context.stop, registry=context.metrics) as placements:
-        actuator = DryRunActuator(placements.acknowledge, settings.actuator_answers)
-        async for placement in placements:
-            await actuator.place(placement)
+    async def place(assignment: Assignment[Placement]) -> float | None:
+        if registrar is not None:  # routes first: nothing may be sent to what is about to end
+            await registrar.register(assignment.value)
+        return await actuator.place(assignment)
+
+    async def scale(assignment: Assignment[Command]) -> float | None:
+        placed_elsewhere = assignment.value.affinity is not None and settings.actuator_kind is not ActuatorKind.DRY_RUN
+        return None if placed_elsewhere else await actuator.scale(assignment)
+
+    try:
+        if settings.actuator_follow is Follow.COMMANDS:
+            commands = CommandSubscriber(context.log, context.prefix, interest, stop=context.stop, registry=context.metrics)
+            await _follow(context, commands, scale)
+        else:
+            placements = PlacementSubscriber(context.log, context.prefix, interest, stop=context.stop, registry=context.metrics)
+            await _follow(context, placements, place)
+    finally:
+        await actuator.close()
+
+
+async def _follow(context: Context, subscriber: Subscriber[V], work: Callable[[Assignment[V]], Awaitable[float | None]]) -> None:
+    """Lay each assignment on its desk until `stop`; a desk that breaks ends the service."""
+    desks = Desks(work, context.metrics)
+
+    async def feed() -> None:
+        async for assignment in subscriber:
+            desks.put(assignment.value)
+
+    async with subscriber:
+        feeding = asyncio.create_task(feed(), name="assignments")
+        try:
+            await asyncio.wait({feeding, desks.broken}, return_when=asyncio.FIRST_COMPLETED)
+            if desks.broken.done():
+                desks.broken.result()
+            await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            await desks.close()
+
+
+def _registrar(settings: ActuatorSettings) -> Registrar | None:
+    if settings.actuator_registrar is None:
+        return None
+    return FileRegistrar(Path(settings.actuator_registrar), settings.actuator_address)
+
+
+def _actuator(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger) -> Actuator:
+    """The one that the settings name. Raises Rejected (`settings`) for what it lacks."""
+    match settings.actuator_kind:
+        case ActuatorKind.DRY_RUN:
+            return DryRunActuator(acknowledge, settings.actuator_answers)
+        case ActuatorKind.FILE:
+            directory = _needed(settings.actuator_directory, "HETEROSCALE_ACTUATOR_DIRECTORY=/path", "file")
+            return FileActuator(acknowledge, Path(directory))
+        case ActuatorKind.WEBHOOK:
+            url = _needed(settings.actuator_url, "HETEROSCALE_ACTUATOR_URL=https://host/path", "webhook")
+            endpoint = Endpoint(url=url, secret=settings.actuator_secret, timeout_ms=settings.actuator_timeout_ms)
+            return WebhookActuator(acknowledge, endpoint)
+        case ActuatorKind.KUBERNETES:
+            return _kubernetes(context, settings, acknowledge)
+        case _:
+            assert_never(settings.actuator_kind)
+
+
+def _kubernetes(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger) -> Actuator:
+    """Imported only where it is used. Raises Rejected (`settings`) that names the extra to install."""
+    try:
+        from heteroscale.actuation.kubernetes import build  # noqa: PLC0415 (the extra `kubernetes` may not be installed)
+    except ModuleNotFoundError as error:
+        raise Rejected("settings", f"{error}; install it: pip install 'heteroscale[kubernetes]'", "kubernetes") from error
+    return build(context, settings, acknowledge)
+
+
+def _needed(value: str | None, cure: str, kind: str) -> str:
+    if value is None:
+        raise Rejected("settings", f"the {kind} actuator needs {cure}", "actuator")
+    return value

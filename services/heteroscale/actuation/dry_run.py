@@ -19,7 +19,7 @@ class DryRunActuator:
         self._answers = answers
         self._logger = logs.logger(actuator="dry-run")
 
-    async def place(self, assignment: Assignment[Placement]) -> None:
+    async def place(self, assignment: Assignment[Placement]) -> float | None:
         """Log each order that changed; acknowledge each that stands, if it is to pretend. Raises Retryable."""
         placement = assignment.value
         for task in orders.changed(assignment.previous, placement):
@@ -37,13 +37,18 @@ class DryRunActuator:
         if self._answers is Answers.PRETEND:
             for task in orders.tasks(placement):
                 await self._pretend(placement, task)
+        return None
 
-    async def scale(self, assignment: Assignment[Command]) -> None:
+    async def scale(self, assignment: Assignment[Command]) -> float | None:
         """Log targets when they change."""
         command, previous = assignment.value, assignment.previous
         if previous is None or previous.roles != command.roles:
             targets = {role: target.replicas for role, target in sorted(command.roles.items())}
             self._logger.info("would_scale", service=command.service, replicas=targets, revision=command.revision, at_ms=command.at_ms)
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
     async def _pretend(self, placement: Placement, task: Task) -> None:
         name = task.instance.id

@@ -56,9 +56,7 @@ _ANY: Final = {
     "started_at_ms": "nothing to turn on: resets are then told by counters alone",
 }
 _SGLANG: Final = "start the server with --enable-metrics"
-_TRTLLM: Final = (
-    "serve with `return_perf_metrics: true` and `enable_iter_perf_stats: true` in the LLM options, on a release with this counter"
-)
+_TRTLLM: Final = "serve with `return_perf_metrics: true` and `enable_iter_perf_stats: true` in the LLM options, and a new release"
 _CURES: Final[Mapping[str, Mapping[str, str]]] = {
     "vllm": {
         "": "start the server without --disable-log-stats",
