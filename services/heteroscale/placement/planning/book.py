@@ -23,7 +23,7 @@ _PENDING = (InstanceState.RESERVED, InstanceState.STARTING)
 
 
 class Standing(enum.IntEnum):
-    """What a replica is worth now."""
+    """What a replica is worth now, in falling order: up to PENDING it serves or will, up to DRAINING it is there."""
 
     READY = 0
     PENDING = 1
@@ -49,12 +49,12 @@ class Member:
     @property
     def serving(self) -> bool:
         """Counts toward `replicas`."""
-        return self.standing in (Standing.READY, Standing.PENDING)
+        return self.standing <= Standing.PENDING
 
     @property
     def existing(self) -> bool:
         """Assigned, neither failed nor stopping."""
-        return self.serving or self.standing is Standing.DRAINING
+        return self.standing <= Standing.DRAINING
 
 
 @dataclass(slots=True)

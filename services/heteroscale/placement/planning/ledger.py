@@ -122,6 +122,16 @@ class Ledger:
             return vector
         return np.add.reduceat(vector, self._starts[level]) if len(vector) else vector
 
+    def fewest(self, level: Level, vector: Vector, need: int) -> Vector:
+        """In each domain of a level, how many of its s1 it takes at least to make up the need."""
+        starts = self._starts[level]
+        domain = np.repeat(np.arange(len(starts)), np.diff(starts, append=self.pools))
+        falling = vector[np.lexsort((-vector, domain))]
+        reached = np.cumsum(falling)
+        before = reached[starts] - falling[starts]
+        short: Vector = np.add.reduceat((reached - before[domain] < need).astype(np.int64), starts)
+        return short + 1
+
     def take(self, nodes: Mapping[int, int]) -> None:
         """GPUs per node that are gone for the rest of the cycle."""
         for node, gpus in nodes.items():

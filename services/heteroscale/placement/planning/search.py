@@ -16,7 +16,7 @@ import numpy.typing as npt
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import fits
 from heteroscale.placement.planning.fill import Fill, into_many, into_one
-from heteroscale.placement.planning.ledger import RANK_BITS, Ledger, Vector
+from heteroscale.placement.planning.ledger import RANK_BITS, Ledger
 from heteroscale.placement.planning.site import gpus_by_node
 from heteroscale.placement.planning.topology import WIDTH
 from heteroscale.placement.planning.units import Demand, Needs
@@ -214,16 +214,9 @@ def _by_touched(
     """Domains of one (ranks, pool) by the fewest s1 that could host the needs, then by structure."""
     mask = ledger.up_to_pool(key[1])
     slots = condition.slots if mask is None else np.where(mask, condition.slots, 0)
-    touched = np.array([_fewest(slots[slice(*ledger.range_of(level, number))], condition.need) for number in numbers.tolist()])
+    touched = ledger.fewest(level, slots, condition.need)[numbers]
     for few in np.unique(touched).tolist():
         for number in ledger.signatures.order(ledger.avail, numbers[touched == few], level).tolist():
             first, last = ledger.range_of(level, number)
             inside = np.arange(first, last, dtype=np.int64)
             yield (*key, few), inside if mask is None else inside[mask[first:last]]
-
-
-def _fewest(slots: Vector, need: int) -> int:
-    """The fewest of the s1 whose slots make up the need."""
-    if int(np.maximum.reduce(slots)) >= need:
-        return 1
-    return int(np.searchsorted(np.cumsum(np.sort(slots)[::-1]), need)) + 1
