@@ -12,10 +12,12 @@ The command line's part (`heteroscale dead-letters list|show|retry`):
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from heteroscale.bus import scan
 from heteroscale.bus.log import Entry, Log, Record, TopicPartition
@@ -58,6 +60,9 @@ class Limits:
     window: int = 1_000  # records over which the ratio is taken; it is judged once so many were seen
 
 
+_Mark: TypeAlias = tuple[TopicPartition, int, int, tuple[str, ...], tuple[bytes, ...]]
+
+
 class Guard:
     """Guarded use of records by one stage: good ones pass, bad ones become dead letters, too many stop the process."""
 
@@ -70,6 +75,7 @@ class Guard:
         self._consecutive = 0
         self._recent: deque[bool] = deque(maxlen=self._limits.window)
         self._refused = 0
+        self._durable: deque[_Mark] = deque(maxlen=self._limits.window)
 
     async def decode(self, record: Record, kind: type[T]) -> T | None:
         """The record's value as a `kind`; null if it was refused, which is then durable. Raises Retryable, Broken."""
@@ -91,7 +97,13 @@ class Guard:
         self._note(bad=False)
 
     async def refuse(self, record: Record, errors: Sequence[Rejected], payloads: Sequence[bytes] | None = None) -> None:
-        """Put a record, or those parts of it that `payloads` gives (one an error), in dead letters. Counts as one refused record."""
+        """Put a record, or those parts of it that `payloads` gives (one an error), in dead letters. Counts as one refused record.
+
+        The same again (a batch that is tried anew) neither writes nor counts.
+        """
+        mark = (record.at, record.offset, record.timestamp_ms, tuple(error.code for error in errors), tuple(payloads or ()))
+        if mark in self._durable:
+            return
         whole = record.value if record.value is not None else b""
         letters = [
             DeadLetter(
@@ -109,6 +121,7 @@ class Guard:
         ]
         at_ms = max(0, record.timestamp_ms)
         await self._log.append([Entry(self._topic, record.key, codec.encode(letter), at_ms, partition=0) for letter in letters])
+        self._durable.append(mark)
         if self._counter is not None:
             for letter in letters:
                 self._counter(record.topic, self._stage, letter.code)
@@ -134,22 +147,36 @@ class Guard:
 async def read(
     log: Log, prefix: str, *, topic: str | None = None, stage: str | None = None, code: str | None = None
 ) -> AsyncIterator[Letter]:
-    """Dead letters up to the end as it is now, oldest first. `topic` with or without the prefix."""
+    """Dead letters up to the end as it is now, oldest first. `topic` with or without the prefix.
+
+    A stage that starts anew may refuse a record again (specs and nodes are read from their beginning); the first letter stands for all.
+    """
     wanted = {topic, f"{prefix}.{topic}"}
-    async for batch in scan.to_end(log, await scan.partitions_of(log, [topic_name(prefix, Topic.DEAD_LETTERS)])):
-        for record in batch:
-            letter = Letter(record.offset, codec.decode(DeadLetter, record.value or b""))
-            found = letter.dead_letter
-            if (topic is None or found.topic in wanted) and stage in {None, found.stage} and code in {None, found.code}:
-                yield letter
+    known: set[tuple[object, ...]] = set()
+    async for letter in _all(log, prefix):
+        found = letter.dead_letter
+        same = (found.topic, found.partition, found.offset, found.stage, found.code, hashlib.sha256(found.payload).digest())
+        if same in known:
+            continue
+        known.add(same)
+        if (topic is None or found.topic in wanted) and stage in {None, found.stage} and code in {None, found.code}:
+            yield letter
 
 
 async def get(log: Log, prefix: str, offset: int) -> Letter | None:
     """The dead letter at an offset of dead-letters.v1."""
-    async for letter in read(log, prefix):
+    async for letter in _all(log, prefix):
         if letter.offset == offset:
             return letter
     return None
+
+
+async def _all(log: Log, prefix: str) -> AsyncIterator[Letter]:
+    """Every record of dead-letters.v1 that is a letter."""
+    async for batch in scan.to_end(log, await scan.partitions_of(log, [topic_name(prefix, Topic.DEAD_LETTERS)])):
+        for record in batch:
+            with contextlib.suppress(Rejected):  # foreign bytes are nobody's letter
+                yield Letter(record.offset, codec.decode(DeadLetter, record.value or b""))
 
 
 async def retry(log: Log, letter: Letter) -> Place:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from heteroscale.bus.log import Log, Reader, Record, TopicPartition
@@ -57,10 +57,11 @@ class FleetTopic:
                 raise Retryable(f"{self.at} does not go on at {before} (end {end})")
         return changed
 
-    def drain_rejected(self) -> list[tuple[Record, Rejected]]:
-        """Records that could not be used, once."""
-        rejected, self._rejected = self._rejected, []
-        return rejected
+    def drain_rejected(self) -> Iterator[tuple[Record, Rejected]]:
+        """Records that could not be used; each is let go when the next is asked for, so a caller that fails meets it again."""
+        while self._rejected:
+            yield self._rejected[0]
+            del self._rejected[0]
 
     async def close(self) -> None:
         """Let go."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import AsyncMock
+
 import pytest
 
 from heteroscale.bus import catalogue, dead_letters
 from heteroscale.bus.dead_letters import Guard, Letter, Limits
 from heteroscale.bus.log import Entry, Log, Record, TopicPartition
 from heteroscale.contracts import codec
-from heteroscale.contracts.errors import Broken, Rejected
+from heteroscale.contracts.errors import Broken, Rejected, Retryable
 from heteroscale.contracts.telemetry import Samples
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime import metrics
@@ -82,8 +84,8 @@ async def test_too_many_in_a_row_stop_the_process(memory_log: Log) -> None:
     """The hundredth bad record in a row is written too, and then it is us who are wrong; a good one between starts anew."""
     await catalogue.create(memory_log, PREFIX)
     guard = Guard(memory_log, PREFIX, "signals", limits=Limits(consecutive=3))
-    for value in (b"x", b"x", GOOD, b"x", b"x"):
-        await guard.decode(record(value), Samples)
+    for offset, value in enumerate((b"x", b"x", GOOD, b"x", b"x")):
+        await guard.decode(record(value, offset), Samples)
     with pytest.raises(Broken, match="signals refused 3 records in a row"):
         await guard.decode(record(b"x", offset=9), Samples)
     assert 5 == len(await letters(memory_log))
@@ -93,24 +95,56 @@ async def test_too_large_a_share_stops_the_process(memory_log: Log) -> None:
     """Over a full window the ratio counts; before it is full a few bad ones among few are no reason."""
     await catalogue.create(memory_log, PREFIX)
     guard = Guard(memory_log, PREFIX, "signals", limits=Limits(consecutive=100, ratio=0.4, window=10))
-    for _ in range(4):
-        await guard.decode(record(b"x"), Samples)
+    for offset in range(4):
+        await guard.decode(record(b"x", offset), Samples)
         await guard.decode(record(GOOD), Samples)
     await guard.decode(record(GOOD), Samples)
     await guard.decode(record(GOOD), Samples)
-    await guard.decode(record(b"x"), Samples)  # takes the place of a bad one: still four of ten
+    await guard.decode(record(b"x", 8), Samples)  # takes the place of a bad one: still four of ten
     with pytest.raises(Broken, match="refused 5 of the last 10 records"):
-        await guard.decode(record(b"x"), Samples)
+        await guard.decode(record(b"x", 9), Samples)
 
 
 async def test_old_faults_leave_the_window(memory_log: Log) -> None:
     """A bad spell long ago does not add to a new one."""
     await catalogue.create(memory_log, PREFIX)
     guard = Guard(memory_log, PREFIX, "signals", limits=Limits(consecutive=100, ratio=0.4, window=10))
-    for _ in range(5):
-        for value in (*([b"x"] * 4), *([GOOD] * 10)):
-            await guard.decode(record(value), Samples)
+    for spell in range(5):
+        for place, value in enumerate((*([b"x"] * 4), *([GOOD] * 10))):
+            await guard.decode(record(value, 100 * spell + place), Samples)
     assert 20 == len(await letters(memory_log))
+
+
+async def test_a_batch_that_is_tried_again_writes_and_counts_a_bad_record_once(memory_log: Log) -> None:
+    """While something else is away a batch may be handled many times; that alone never reaches a limit."""
+    await catalogue.create(memory_log, PREFIX)
+    guard = Guard(memory_log, PREFIX, "placement", limits=Limits(consecutive=3))
+    for _ in range(10):
+        for offset in (1, 2):
+            assert await guard.decode(record(b"x", offset), Samples) is None
+    assert [1, 2] == [letter.dead_letter.offset for letter in await letters(memory_log)]
+
+
+async def test_a_refusal_that_could_not_be_written_is_tried_again(memory_log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not durable does not count as done."""
+    await catalogue.create(memory_log, PREFIX)
+    guard = Guard(memory_log, PREFIX, "placement")
+    with monkeypatch.context() as away:
+        away.setattr(type(memory_log), "append", AsyncMock(side_effect=Retryable("away")))
+        with pytest.raises(Retryable):
+            await guard.decode(record(b"x"), Samples)
+    await guard.decode(record(b"x"), Samples)
+    assert 1 == len(await letters(memory_log))
+
+
+async def test_a_stage_that_starts_anew_is_listed_once(memory_log: Log) -> None:
+    """Its second letter on the same record can be shown by number, but is no news; another stage's letter is."""
+    await catalogue.create(memory_log, PREFIX)
+    for stage in ("signals", "signals", "decision"):
+        await Guard(memory_log, PREFIX, stage).decode(record(b"x"), Samples)
+    await memory_log.append([Entry(topic_name(PREFIX, Topic.DEAD_LETTERS), b"chat", b"garbage", builders.AT_MS)])
+    assert [0, 2] == [letter.offset for letter in await letters(memory_log)]
+    assert await dead_letters.get(memory_log, PREFIX, 1) is not None
 
 
 async def test_letters_are_listed_by_filter_and_found_by_offset(memory_log: Log) -> None:
