@@ -116,7 +116,7 @@ def test_garbage_hides_nothing_that_stands(line: CommandLine) -> None:
 
 def test_any_stamp_can_be_shown(line: CommandLine) -> None:
     """A record from beyond the calendar is listed with its plain stamp."""
-    far = msgspec.structs.replace(letter(), at_ms=2**62)
+    far = msgspec.structs.replace(letter(), offset=8, at_ms=2**62)
     line.put([entry(PREFIX, Topic.DEAD_LETTERS, "chat", far, AT_MS), Entry(topic_name(PREFIX, Topic.SIGNALS), b"chat", b"garbage", 2**62)])
     assert f"{2**62}ms" in line("dead-letters", "list").stdout
     assert f"{2**62}ms" in line("topics", "tail", "signals").stdout
