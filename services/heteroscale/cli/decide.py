@@ -20,6 +20,7 @@ from heteroscale.contracts.topics import Topic, topic_of
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Tombstone
 from heteroscale.decision.law.setting import Setting
+from heteroscale.decision.specs.parsing import parse_spec
 
 Message = SignalWindow | Placement | ServiceSpec | Tombstone
 KINDS: dict[Topic, type[SignalWindow | Placement | ServiceSpec]] = {
@@ -92,6 +93,8 @@ def read_event(line: files.Line) -> Message | None:
             return None
         if document.get("value") is None:
             return _without_value(topic, document)
+        if topic is Topic.SPECS:
+            return parse_spec(document["value"], line.place)
         return codec.convert(KINDS[topic], document["value"])
     except Rejected as error:
         raise Rejected(error.code, error.message, error.place or line.place) from error

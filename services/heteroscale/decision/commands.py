@@ -71,6 +71,14 @@ def ours(law: LawState, spec: ServiceSpec) -> dict[RoleName, RoleAfter]:
     return {role: RoleAfter(replicas=state.commanded, draining=state.draining) for role, state in roles.items()}
 
 
+def ours_of(law: LawState, wanted: Mapping[RoleName, RoleAfter]) -> dict[RoleName, RoleAfter]:
+    """Wanted counts without the foreign instances, which are never commanded."""
+    return {
+        role: msgspec.structs.replace(count, replicas=max(0, count.replicas - law.roles[role].foreign))
+        for role, count in sorted(wanted.items())
+    }
+
+
 def without_stamp(command: Command) -> Command:
     """A command's content alone, to be compared."""
     return msgspec.structs.replace(command, id="", revision=0, at_ms=0, decision_id="", adopt=None)

@@ -209,7 +209,8 @@ def _command(scene: Scene, state: LawState, last: Command | None, draft: _Draft)
             return state, None
         revision = 1 + max(state.revision, 0 if state.placement is None else state.placement.revision)
         stamp = Stamp(draft.id, revision, scene.now_ms, draft.id, dry_run=True)
-        return msgspec.structs.replace(state, revision=revision), commands.build(scene.spec, draft.after, stamp)
+        wanted = commands.ours_of(state, draft.after)
+        return msgspec.structs.replace(state, revision=revision), commands.build(scene.spec, wanted, stamp)
     if draft.again is _Again.FROZEN:
         if last is None or not commands.affirm_due(scene, state):
             return state, None

@@ -95,7 +95,28 @@ def test_raw_largest_of_several_signals_carried_to_the_lead() -> None:
         assert 3 <= counts(run.window(decode=4, load=1.0, roles=prefill(2.0)))["decode"]
     run = Run(lawbook.spec(signals=signals))
     run.window(decode=4, load=4.0, roles=prefill(2.0))
-    assert "hold" == run.window(decode=4, load=4.0, roles=prefill(2.08)).action  # inside prefill's own tolerance
+    assert "hold" == run.window(decode=4, load=4.0, roles=prefill(2.0 + 1e-10)).action
+    assert ("scale-out", "demand", 5) == move(run.window(decode=4, load=4.0, roles=prefill(2.01)))
+
+
+def test_raw_a_signal_in_its_band_is_steady_whatever_another_lacks() -> None:
+    """A scale-in needs all signals to agree; one that does not wish it says so before another's missing data does."""
+    signals = [*lawbook.PLAIN["signals"], {"metric": "prefill_missed_tps", "role": "prefill", "target": 100.0}]
+    run = Run(lawbook.spec(signals=signals))
+    run.window(decode=4, load=4.0)
+    assert ("hold", "steady", 4) == move(run.window(decode=4, load=3.9))
+    assert ("hold", "missing_data", 4) == move(run.window(decode=4, load=2.0))
+
+
+def test_raw_pending_of_the_lead_hides_the_demand_of_a_carried_signal() -> None:
+    """While any of n is pending, the largest d, carried to the lead, must be carried by what serves of it."""
+    signals = [*lawbook.PLAIN["signals"], {"metric": "prefill_missed_tps", "role": "prefill", "target": 100.0}]
+    run = Run(lawbook.spec(signals=signals))
+    prefill = {"prefill": lawbook.role(4, prefill_missed_tps=250.0)}  # 3 prefill, so 5 decode
+    run.window(decode=4, loading=4, load=3.0, roles=prefill)
+    assert ("hold", "pending", 8) == move(run.window(decode=4, loading=4, load=3.0, roles=prefill))
+    run.window(decode=5, loading=3, load=3.0, roles=prefill)
+    assert ("scale-in", "demand", 5) == move(run.window(decode=5, loading=3, load=3.0, roles=prefill))
 
 
 @pytest.mark.parametrize("metric", ["gpu_util", "sm_active", "kv_usage"])
@@ -465,6 +486,25 @@ def test_unadopted_instances_are_never_commanded_away() -> None:
     assert ("hold", "unadopted", 4) == move(run.window(decode=4, load=1.0, prefill=2))
     assert ("scale-out", "demand", 6) == move(run.window(decode=4, load=6.0, prefill=2))
     assert 3 == run.commands[-1].roles["decode"].replicas
+
+
+def test_foreign_counts_what_is_not_listed_at_all() -> None:
+    """A failed instance that a Placement still lists and an engine still calls serving is no stranger."""
+    run = Run(lawbook.spec(), setting=LIVE)
+    run.give(lawbook.placement(1, seq=1, counts={"decode": {"ready": 3, "failed": 1}, "prefill": {"ready": 2}}))
+    for _ in range(6):
+        assert 0 == run.window(decode=4, load=4.0).before["decode"].foreign
+
+
+def test_shadow_asks_placement_only_for_what_it_would_command() -> None:
+    """Foreign instances hold their GPUs already: `after` counts them, the dry-run command does not."""
+    run = Run(lawbook.spec(mode="shadow"), setting=LIVE)
+    run.give(lawbook.placement(1, seq=1, counts={"decode": {"ready": 1}, "prefill": {"ready": 1}}))
+    for _ in range(5):
+        run.window(decode=4, load=4.0, prefill=2)
+    decision = run.window(decode=4, load=6.0, prefill=2)
+    assert {"decode": 6, "prefill": 3} == counts(decision)
+    assert {"decode": 3, "prefill": 2} == {name: role.replicas for name, role in run.commands[-1].roles.items()}
 
 
 def test_foreign_is_not_judged_on_a_list_newer_than_the_window() -> None:

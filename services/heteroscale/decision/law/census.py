@@ -94,7 +94,7 @@ def _adopt_unknown(scene: Scene, law: LawState) -> LawState:
     for role in unknown:
         total = max(running(scene, role), placed(law, role).existing)
         known = law.placement is not None or scene.setting.cold_start
-        foreign = max(0, total - placed(law, role).existing) if scene.places and known else 0
+        foreign = max(0, total - placed(law, role).listed) if scene.places and known else 0
         roles[role] = RoleState(
             commanded=total - foreign,
             foreign=foreign,
@@ -136,7 +136,7 @@ def _mirror(scene: Scene, law: LawState, role: RoleName) -> RoleState:
     """Shadow mode commands nothing: the count is what runs, whoever started it."""
     state, total = law.roles[role], running(scene, role)
     known = scene.places and (law.placement is not None or scene.setting.cold_start)
-    foreign = max(0, total - placed(law, role).existing) if known else 0
+    foreign = max(0, total - placed(law, role).listed) if known else 0
     return msgspec.structs.replace(state, commanded=total - foreign, foreign=foreign, draining=0)
 
 
@@ -148,7 +148,7 @@ def _judge_foreign(scene: Scene, law: LawState, role: RoleName) -> RoleState:
     unknown = law.placement is None and (law.commanded_revision > 0 or not scene.setting.cold_start)
     if unknown or is_moving(law) or scene.silence or _is_relisted(scene, law):
         return state
-    foreign = max(0, scene.observed(role) - placed(law, role).existing)
+    foreign = max(0, scene.observed(role) - placed(law, role).listed)
     return state if foreign == state.foreign else msgspec.structs.replace(state, foreign=foreign)
 
 

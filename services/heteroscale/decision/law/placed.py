@@ -94,5 +94,5 @@ def _adopted(state: RoleState, view: PlacementView, role: RoleName, observed: in
         state,
         commanded=counts.existing - counts.draining + view.shortfall.get(role, 0),
         draining=counts.draining,
-        foreign=max(0, observed - counts.existing),
+        foreign=max(0, observed - counts.listed),
     )

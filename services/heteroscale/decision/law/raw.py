@@ -48,17 +48,18 @@ def _scale_in(facts: Facts, readings: list[Reading], detail: str) -> Staged:
     """Only when all signals agree, have data, and nothing that is pending hides demand."""
     if facts.n == 0:
         return Staged(0, detail=detail)
-    if any(reading.demand is None for reading in readings):
-        return Staged(facts.n, Reason.MISSING_DATA, detail)
+    known = [reading.up for reading in readings if reading.up is not None]
     threshold = facts.n * (1 - facts.spec.behavior.scale_in.tolerance.fraction) - EPSILON
-    if max(reading.up for reading in readings if reading.up is not None) >= threshold:
+    if known and max(known) >= threshold:
         return Staged(facts.n, detail=detail)
-    for refusal in (Reason.MISSING_DATA, Reason.PENDING):
-        if any(reading.refusal is refusal for reading in readings):
-            return Staged(facts.n, refusal, detail)
+    if any(reading.refusal is Reason.MISSING_DATA for reading in readings):
+        return Staged(facts.n, Reason.MISSING_DATA, detail)
     asked = max(reading.down for reading in readings if reading.down is not None)
     if asked >= threshold:
         return Staged(facts.n, Reason.MISSING_DATA, detail)
+    hidden = facts.lead.pending > 0 and asked > facts.lead.serving + EPSILON
+    if hidden or any(reading.refusal is Reason.PENDING for reading in readings):
+        return Staged(facts.n, Reason.PENDING, detail)
     return Staged(ratios.ceil(asked), Reason.DEMAND, detail)
 
 
@@ -87,19 +88,11 @@ def read(facts: Facts, signal: SignalSpec) -> Reading:
 
 
 def carry(facts: Facts, role: str, d: float) -> float:
-    """Instances of the lead that `d` instances of `role` ask for: the smallest n whose derived count suffices.
-
-    An excess inside the role's own scale-out tolerance asks for no more than there is: rounding to whole counts must not
-    undo the tolerance.
-    """
+    """Instances of the lead that `d` instances of `role` ask for: the smallest n whose derived count suffices."""
     track = facts.track
     if role == track.lead:
         return d
-    n = ratios.lead_for(ratios.ceil(d), role, track.ratio, track.lead)
-    has = track.counts(facts.n)[role]
-    if d <= has * (1 + facts.spec.behavior.scale_out.tolerance.fraction) + EPSILON:
-        return float(min(n, facts.n))
-    return float(n)
+    return float(ratios.lead_for(ratios.ceil(d), role, track.ratio, track.lead))
 
 
 def mean_weight(facts: Facts, role: str, seen: RoleSignal) -> float:

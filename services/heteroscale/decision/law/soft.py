@@ -65,7 +65,7 @@ def advance(facts: Facts, *, answers: bool) -> SoftPhase | None:
     if phase.observe_from_ms is None:
         if answers and not _drains(facts, facts.placement):
             return phase
-        return msgspec.structs.replace(phase, observe_from_ms=facts.now_ms)
+        phase = msgspec.structs.replace(phase, observe_from_ms=facts.now_ms)
     if is_judged(facts):
         return phase
     return msgspec.structs.replace(phase, unjudged_ms=phase.unjudged_ms + facts.spec.window.hop.ms)
@@ -88,9 +88,15 @@ def ends_at(facts: Facts, phase: SoftPhase) -> int | None:
 
 
 def is_judged(facts: Facts) -> bool:
-    """Whether every signal of the track has the coverage it asks for."""
+    """Whether every signal of the track has the coverage it asks for.
+
+    A role that is to have no instance, and has none, has no coverage either: nothing of it is left to be judged.
+    """
     for signal in facts.track.signals:
-        seen = facts.window.roles.get(signal.role or facts.track.lead)
+        role = signal.role or facts.track.lead
+        seen = facts.window.roles.get(role)
+        if facts.roles[role].wanted == 0 and (seen is None or seen.instances.serving + seen.instances.silent == 0):
+            continue
         if seen is None or seen.coverage is None or seen.coverage < signal.min_coverage - EPSILON:
             return False
     return True

@@ -44,6 +44,15 @@ def parse_with_source(document: object, place: str = "", place_of: Callable[[Pat
     return spec, reading
 
 
+def checked(spec: ServiceSpec, place: str = "") -> ServiceSpec:
+    """A spec that was decoded elsewhere (a record of specs.v1), with each signal's role written out. Raises SpecInvalid as above."""
+    spec = _with_signal_roles(spec)
+    problems = validation.check(spec, frozenset())
+    if problems:
+        raise SpecInvalid(problems, place)
+    return spec
+
+
 def _as_written(problem: Problem, reading: Reading) -> Problem:
     """The problem with durations in the words of the document: `120s`, where that was written, and not `2m`."""
     text = problem.text
