@@ -1,22 +1,35 @@
-"""Small incidents played by the simulator with the production services, and bundles of them."""
+"""Small incidents played by the simulator with the production services, and bundles of them.
+
+`PYTHONPATH=tests python -m support.incidents` records the golden bundles of tests/replay/bundles again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import msgspec
 import yaml
 
+from heteroscale.bus.log import Record
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.contracts import codec
+from heteroscale.contracts.decisions import Decision, RoleAfter
 from heteroscale.contracts.spec import ServiceSpec
+from heteroscale.contracts.topics import Topic
 from heteroscale.decision import app as decision
 from heteroscale.decision.settings import DecisionSettings
+from heteroscale.replay import archive, bundle
 from heteroscale.replay.capture import Wanted, capture
+from heteroscale.replay.frames import FrameWriter
 from heteroscale.replay.manifest import Manifest, Span
+from heteroscale.runtime import logs
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
+from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator import faults, fleet, traffic
 from heteroscale.simulator.crew import Tasks
 from heteroscale.simulator.embedded import Embedded
@@ -24,6 +37,8 @@ from heteroscale.simulator.play import play
 from heteroscale.simulator.world import Scene
 
 PREFIX = "incident"
+DIVERGES_AT = 40
+DIVERGING = "diverges.tar.zst"
 START_MS = 1_767_571_200_000
 MINUTE_MS = 60_000
 SPEC = """
@@ -121,3 +136,43 @@ STORIES: dict[str, tuple[Callable[[], Scene], Hook | None]] = {
     "redis-loss": (lambda: scene(BURST, "node:n01@6m"), _at(52, Stage.lose_inventory)),
     "shortage": (lambda: scene(BURST, nodes=5), None),
 }
+
+
+def tampered(source: Path, target: Path, topic: Topic, edit: Callable[[Record], Record | None]) -> Path:
+    """A bundle in which some records of a topic read otherwise (null: gone), with marks that fit again; counts stay as they were."""
+    shutil.copytree(source, target)
+    found = bundle.open_folder(target)
+    path = target / found.manifest.topics[topic.value].file
+    changed = [after for record in list(found.records(topic)) if (after := edit(record)) is not None]
+    with FrameWriter(path) as writer:
+        for record in changed:
+            writer.write(bundle.to_line(record))
+        writer.close()
+    files = {name: bundle.mark_of(target / name) for name in found.manifest.files}
+    bundle.write_manifest(target, msgspec.structs.replace(found.manifest, files=files))
+    return target
+
+
+def another_count(record: Record) -> Record:
+    """The fortieth decision, as if it had commanded one decode more."""
+    if record.offset != DIVERGES_AT or record.value is None:
+        return record
+    decision = codec.decode(Decision, record.value)
+    after = {**decision.after, "decode": RoleAfter(replicas=decision.after["decode"].replicas + 1)}
+    return record._replace(value=codec.encode(msgspec.structs.replace(decision, after=after)))
+
+
+async def record_all(folder: Path) -> None:
+    """Record every story again, and the one that must diverge."""
+    for name, (make, hook) in STORIES.items():
+        log = await played(make(), hook)
+        with TemporaryDirectory() as own:
+            await bundle_of(log, Path(own) / name)
+            archive.pack(Path(own) / name, folder / f"{name}{archive.SUFFIX}")
+            if name == "burst":
+                archive.pack(tampered(Path(own) / name, Path(own) / "other", Topic.DECISIONS, another_count), folder / DIVERGING)
+
+
+if __name__ == "__main__":
+    logs.configure(LogFormat.CONSOLE, LogLevel.ERROR)
+    asyncio.run(record_all(Path(__file__).parents[1] / "replay" / "bundles"))

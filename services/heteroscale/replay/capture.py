@@ -33,6 +33,7 @@ from heteroscale.signals.timeline import parameters
 HOUR_MS: Final = MS_PER_UNIT["h"]
 MARGIN_MS: Final = 2 * MS_PER_UNIT["m"]  # clocks and batching: a record's stamp may differ this much from its content
 STATE_BACK_MS: Final = HOUR_MS + MARGIN_MS  # an hourly copy of each state is at most this old
+BEHIND_MS: Final = 2 * MS_PER_UNIT["m"]  # a placement bears its newest command's instant, and may have read what was said after it
 POLL_MS: Final = 500
 PATIENCE_POLLS: Final = 20
 COPY_MARK: Final = "#h"
@@ -180,7 +181,7 @@ class _Planner:
         window = self._wanted.window
         since_ms, until_ms = min(window.from_ms, await self._lead_ms(plan)) - HOUR_MS, window.to_ms + MARGIN_MS
         for topic in OF_FLEET:
-            await self._range(plan, await self._homes(topic, plan.fleets), since_ms, until_ms)
+            await self._range(plan, await self._homes(topic, plan.fleets), since_ms, until_ms + BEHIND_MS)
         places = await self._homes(Topic.PLACEMENTS, plan.peers)
         await self._range(plan, places, since_ms, until_ms)
         await self._stragglers(plan, places, since_ms)
