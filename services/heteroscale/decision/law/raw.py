@@ -88,11 +88,18 @@ def read(facts: Facts, signal: SignalSpec) -> Reading:
 
 
 def carry(facts: Facts, role: str, d: float) -> float:
-    """Instances of the lead that `d` instances of `role` ask for: the smallest n whose derived count suffices."""
+    """Instances of the lead that `d` instances of `role` ask for: the smallest n whose derived count suffices.
+
+    An excess inside the scale-out tolerance of what the role has asks for no more than there is: carried to whole counts
+    first, 2.01 of 2 would look like half as much again, and a load that rests inside its tolerance would move.
+    """
     track = facts.track
     if role == track.lead:
         return d
-    return float(ratios.lead_for(ratios.ceil(d), role, track.ratio, track.lead))
+    n = ratios.lead_for(ratios.ceil(d), role, track.ratio, track.lead)
+    has = track.counts(facts.n)[role]
+    inside = d <= has * (1 + facts.spec.behavior.scale_out.tolerance.fraction) + EPSILON
+    return float(min(n, facts.n) if inside else n)
 
 
 def mean_weight(facts: Facts, role: str, seen: RoleSignal) -> float:
