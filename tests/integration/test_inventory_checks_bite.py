@@ -50,6 +50,13 @@ async def generation(inventory: RedisInventory, fence: int) -> bool:
     return outcome.verdict is Verdict.APPLIED
 
 
+async def server_run(inventory: RedisInventory, fence: int) -> bool:
+    """A plan made before the server started anew takes nothing: the server may have forgotten what the plan stands on."""
+    await inventory._client.hset(inventory.keys("default").meta, "run", "0" * 40)
+    (outcome,) = await inventory.apply([Proposer("default", fence).gang({"i1": {"n1": 8}})])
+    return outcome.verdict is Verdict.APPLIED
+
+
 async def fence(inventory: RedisInventory, fence: int) -> bool:
     """A worker that was replaced while it slept takes nothing."""
     await inventory.take_fence("default")
@@ -103,6 +110,7 @@ async def half_a_gang(inventory: RedisInventory, fence: int) -> bool:
     [
         pytest.param(without("gang seen"), gang_seen, id="gang-id"),
         pytest.param(without("generation"), generation, id="generation"),
+        pytest.param(without("server run"), server_run, id="server-run"),
         pytest.param(without("fence"), fence, id="fence"),
         pytest.param(without("command order"), command_order, id="command-order"),
         pytest.param(without("sequence"), sequence, id="sequence"),

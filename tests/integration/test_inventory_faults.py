@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from heteroscale.bus.log import Log
@@ -14,6 +15,7 @@ from heteroscale.contracts.errors import Retryable
 from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.placement import check
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
+from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.inventory.redis import RedisInventory, connect
 from heteroscale.runtime.context import Context
 from support import history
@@ -80,7 +82,10 @@ async def test_a_lost_reply_is_looked_up_and_never_taken_for_a_failure(own_redis
 
 
 async def test_what_was_answered_survives_kill_9(own_redis: OwnRedis, at_end: AtEnd) -> None:
-    """With appendfsync always, after each answered gang the server may die; it comes back with all of them."""
+    """With appendfsync always, after each answered gang the server may die; it comes back with all of them.
+
+    The new run of the server takes nothing under the old generation: a worker reads it and goes on under another one.
+    """
     inventory = opened(own_redis.port, at_end)
     proposer = Proposer("default", await built(inventory, *(node(name) for name in GPUS)))
     answers: list[tuple[Gang, Outcome]] = []
@@ -95,10 +100,25 @@ async def test_what_was_answered_survives_kill_9(own_redis: OwnRedis, at_end: At
                 await inventory.apply([gang])
             own_redis.start()
         (outcome,) = await inventory.apply([gang])
+        if outcome.verdict is Verdict.NOT_READY:
+            assert "run" == outcome.detail
+            await renewed(inventory, proposer)
+            gang = proposer.gang({f"i{number}": {f"n{number % 9}": 1}})
+            (outcome,) = await inventory.apply([gang])
         answers.append((gang, outcome))
         assert Verdict.APPLIED == outcome.verdict
         proposer.seq += 1
     await sound(inventory, answers)
+
+
+async def renewed(inventory: RedisInventory, proposer: Proposer) -> None:
+    """Everything as it stands under the next generation."""
+    image = await inventory.read("default")
+    assert image is not None
+    assert image.restarted
+    proposer.fence, proposer.gen = await inventory.take_fence("default"), image.gen + 1
+    fresh = msgspec.structs.replace(image, gen=proposer.gen)
+    await inventory.build(Build(fleet="default", fence=proposer.fence, old_gen=image.gen, image=fresh))
 
 
 @pytest.mark.parametrize("worker", ["restarted", "alive"])

@@ -25,6 +25,12 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class _Groups(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Placement says of who is where, as bytes."""
+
+    groups: msgspec.Raw = msgspec.Raw(b"[]")
+
+
 class Newest(msgspec.Struct, frozen=True, kw_only=True):
     """A service's newest record: where it stands in the order, and its bytes."""
 
@@ -39,13 +45,17 @@ class Newest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlacementsTopic:
-    """Read on demand; each `catch_up` goes on where the last one ended."""
+    """Read on demand; each `catch_up` goes on where the last one ended.
+
+    `contested`: services of which two records of the newest (gen, seq) say different things; a newer record settles it.
+    """
 
     def __init__(self, log: Log, topic: str) -> None:
         self._log = log
         self._topic: Final = topic
         self._positions: dict[TopicPartition, int] = {}
         self.newest: dict[ServiceName, Newest] = {}
+        self.contested: set[ServiceName] = set()
 
     async def catch_up(self) -> None:
         """Read to the end that the topic has now."""
@@ -68,6 +78,9 @@ class PlacementsTopic:
         known = self.newest.get(service)
         if known is None or (found.gen, found.seq) > (known.gen, known.seq):
             self.newest[service] = found
+            self.contested.discard(service)
+        elif (found.gen, found.seq) == (known.gen, known.seq) and _groups(found) != _groups(known):
+            self.contested.add(service)
 
     async def every(self, fleet: FleetName, instances: Iterable[InstanceName]) -> dict[InstanceName, Placement]:
         """The newest Placement that lists each of these instances, from the whole history that is still on the log."""
@@ -90,6 +103,10 @@ class PlacementsTopic:
         if head.seq is None or head.dry_run:
             return
         self.note(head.service, Newest(fleet=head.fleet, gen=head.gen, seq=head.seq, payload=record.value))
+
+
+def _groups(found: Newest) -> bytes:
+    return bytes(codec.decode(_Groups, found.payload).groups)
 
 
 def _whole(record: Record, fleet: FleetName) -> Placement | None:

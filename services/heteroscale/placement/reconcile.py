@@ -6,7 +6,7 @@ Nothing here changes anything. What a finding leads to, and that nothing is free
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -35,13 +35,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
 
 
-def compare(now: FleetState, newest: Mapping[ServiceName, Placement], heard: Mapping[InstanceName, Actuation]) -> list[Finding]:
+def compare(
+    now: FleetState,
+    newest: Mapping[ServiceName, Placement],
+    heard: Mapping[InstanceName, Actuation],
+    contested: Collection[ServiceName] = (),
+) -> list[Finding]:
     """All disagreements, sorted by kind and subject.
 
     behind, ahead: the log's newest record of a service is older or newer than the inventory. differs: equal (gen, seq), other
-    groups. unheard: listed as running although its last word was that no process is left. ghost: the reverse.
+    groups, here or (`contested`) on the log itself. unheard: listed as running although its last word was that no process is
+    left. ghost: the reverse.
     """
-    found = [*_against_log(now, newest), *_unheard(now, heard)]
+    found = [*_against_log(now, newest, contested), *_unheard(now, heard)]
     listed = {name for known in now.services.values() for name in known.instances}
     listed |= {one.id for placement in newest.values() for group in placement.groups for one in group.instances}
     found += [Finding(kind=Kind.GHOST, subject=name) for name in words.ghosts(heard, listed)]
@@ -56,7 +62,7 @@ def same(now: FleetState, image: FleetImage) -> bool:
     return here == (image.gen, image.rev, image.nodes, image.services, image.instances)
 
 
-def _against_log(now: FleetState, newest: Mapping[ServiceName, Placement]) -> Iterable[Finding]:
+def _against_log(now: FleetState, newest: Mapping[ServiceName, Placement], contested: Collection[ServiceName]) -> Iterable[Finding]:
     for service in sorted(now.services.keys() | newest.keys()):
         known, placement = now.services.get(service), newest.get(service)
         here = (now.gen, known.entry.seq) if known is not None else (0, 0)
@@ -65,7 +71,7 @@ def _against_log(now: FleetState, newest: Mapping[ServiceName, Placement]) -> It
             yield Finding(kind=Kind.BEHIND, subject=service)
         elif here < there:
             yield Finding(kind=Kind.AHEAD, subject=service)
-        elif known is not None and placement is not None and list(known.groups) != placement.groups:
+        elif known is not None and placement is not None and (service in contested or list(known.groups) != placement.groups):
             yield Finding(kind=Kind.DIFFERS, subject=service)
 
 

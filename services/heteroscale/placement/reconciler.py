@@ -57,7 +57,8 @@ class Reconciler:
         await with_.placements.catch_up()
         await with_.actuations.catch_up()
         heard = with_.actuations.of(now.fleet)
-        found = [one for one in reconcile.compare(now, _newest(with_, now.fleet), heard) if one.subject not in self._strangers]
+        all_found = reconcile.compare(now, _newest(with_, now.fleet), heard, with_.placements.contested)
+        found = [one for one in all_found if one.subject not in self._strangers]
         if ahead := [one.subject for one in found if one.kind is Kind.AHEAD]:
             raise NotReady(f"placements.v1 has seen more of {ahead[0]} than the inventory has")
         republished = await takeover.republish_behind(with_, now) if any(one.kind is Kind.BEHIND for one in found) else 0

@@ -22,6 +22,15 @@ if redis.call('HGET', meta, 'gen') ~= ARGV[3] then
   return {'NOT_READY', '0', '', ''}
 end
 
+-- check: server run
+local run = redis.call('HGET', meta, 'run')
+if run and run ~= '' then
+  local info = redis.pcall('INFO', 'server')
+  if type(info) == 'string' and string.match(info, 'run_id:(%x+)') ~= run then
+    return {'NOT_READY', '0', '', 'run'}
+  end
+end
+
 -- check: fence
 if fence < tonumber(redis.call('HGET', meta, 'fence') or '0') then
   return {'STALE', '0', '', 'fence'}

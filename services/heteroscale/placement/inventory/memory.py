@@ -100,6 +100,8 @@ class MemoryInventory:
         here = self._of(sync.fleet)
         if here.gen != sync.gen:
             return Outcome(verdict=Verdict.NOT_READY)
+        if here.run != self._server:
+            return Outcome(verdict=Verdict.NOT_READY, detail="run")
         if sync.fence < here.fence:
             return Outcome(verdict=Verdict.STALE, detail="fence")
         if here.rev != sync.rev:
@@ -119,7 +121,7 @@ class MemoryInventory:
         before = here.done.get(gang.id)
         if before is not None:
             return before
-        refusal = _refusal(here, gang) or _node_refusal(here, gang)
+        refusal = _refusal(here, gang, self._server) or _node_refusal(here, gang)
         if refusal is not None:
             return refusal
         if any(instance in here.instances for instance in gang.born):
@@ -180,9 +182,11 @@ def command_order(command: Command) -> tuple[int, int, str]:
     return command.revision, command.at_ms, command.id
 
 
-def _refusal(here: _Fleet, gang: Gang) -> Outcome | None:
+def _refusal(here: _Fleet, gang: Gang, server: str) -> Outcome | None:
     if here.gen != gang.gen:
         return Outcome(verdict=Verdict.NOT_READY)
+    if here.run != server:
+        return Outcome(verdict=Verdict.NOT_READY, detail="run")
     if gang.fence < here.fence:
         return Outcome(verdict=Verdict.STALE, detail="fence")
     known = here.services.get(gang.service)

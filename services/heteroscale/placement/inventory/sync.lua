@@ -8,6 +8,13 @@ local meta = KEYS[1]
 if redis.call('HGET', meta, 'gen') ~= ARGV[1] then
   return {'NOT_READY', '0', '', ''}
 end
+local run = redis.call('HGET', meta, 'run')
+if run and run ~= '' then
+  local info = redis.pcall('INFO', 'server')
+  if type(info) == 'string' and string.match(info, 'run_id:(%x+)') ~= run then
+    return {'NOT_READY', '0', '', 'run'}
+  end
+end
 if tonumber(ARGV[2]) < tonumber(redis.call('HGET', meta, 'fence') or '0') then
   return {'STALE', '0', '', 'fence'}
 end
