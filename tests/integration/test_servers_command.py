@@ -105,6 +105,19 @@ def test_an_interrupted_up_leaves_nothing_running(environment: Mapping[str, str]
     assert [] == ledger.entries()
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_while_servers_start_leaves_nothing_running(environment: Mapping[str, str], sent: signal.Signals) -> None:
+    """By Ctrl-C, by `kill`, by a closed terminal."""
+    command = str(Path(sys.executable).parent / "heteroscale")
+    child = subprocess.Popen([command, "demo"], env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert process.wait_until(lambda: bool(ledger.entries()), deadline_s=30)
+    (entry,) = ledger.entries()
+    child.send_signal(sent)
+    assert 130 == child.wait(timeout=30)
+    assert not chain.alive(entry)
+    assert [] == ledger.entries()
+
+
 def test_logs_of_the_broker_can_be_read(environment: Mapping[str, str]) -> None:
     """Time, level, logger, message, from the binding that belongs to the broker's log4j; no complaint about logging itself."""
     assert environment

@@ -10,6 +10,8 @@ from msgspec import Meta
 
 from heteroscale.contracts.topics import DEFAULT_PREFIX
 
+PORT_LAST = 65_535
+
 
 class SecurityProtocol(enum.StrEnum):
     """Kafka's security.protocol."""
@@ -71,6 +73,9 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         """Checks across fields. Raises ValueError that says what to write."""
+        ports = [int(server.rpartition(":")[2]) for server in (self.kafka or "").split(",") if server]
+        if any(not 0 < port <= PORT_LAST for port in ports):
+            raise ValueError(f"kafka={self.kafka} names a port that cannot be; write one from 1 to {PORT_LAST}, such as 127.0.0.1:9092")
         if self.min_isr > self.replication_factor:
             raise ValueError(
                 f"min_isr={self.min_isr} is above replication_factor={self.replication_factor}; no append could succeed; "

@@ -9,11 +9,12 @@ import click
 from rich.console import Console
 
 from heteroscale.cli import output
+from heteroscale.cli.interrupt import terminated_as_interrupt
 from heteroscale.cli.options import connection_of, connection_options
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.servers import chain
+from heteroscale.servers import chain, ledger
 from heteroscale.servers.chain import Servers
 from heteroscale.simulator import demo as simulated
 from heteroscale.simulator import faults
@@ -47,7 +48,8 @@ def demo(ctx: click.Context, hours: float, seed: int, fault_texts: tuple[str, ..
     parsed = tuple(faults.parse(text) for text in fault_texts)
     options = simulated.Options(hours=hours, seed=seed, faults=parsed, report=output.note)
     started = chain.Options(lasting=True, report=output.note)
-    servers = chain.provide(connection.kafka, connection.redis, started)
+    with terminated_as_interrupt(), ledger.exclusive("up"):
+        servers = chain.provide(connection.kafka, connection.redis, started)
     keep = False
     try:
         _say_servers(console, servers)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from heteroscale.cli import output
+from heteroscale.cli.interrupt import terminated_as_interrupt
 from heteroscale.cli.options import json_option
 from heteroscale.servers import chain, ledger, probe, process
 from heteroscale.servers.ledger import Entry
@@ -55,7 +51,7 @@ def up(kafka_port: int | None, redis_port: int | None, *, as_json: bool) -> None
         redis_port=redis_port or _if_free(REDIS_PORT),
         report=output.note,
     )
-    with _interrupted_by_sigterm(), ledger.exclusive("up"):
+    with terminated_as_interrupt(), ledger.exclusive("up"):
         found = chain.provide(options=options)
     if as_json:
         output.emit({"kafka": found.kafka, "redis": found.redis, "how": found.how})
@@ -146,15 +142,3 @@ def _document(entry: Entry, state: str) -> dict[str, object]:
         "log": entry.log,
         "data": entry.data,
     }
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -95,6 +96,15 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     timeout_ms: Annotated[  # a script takes under a millisecond; more means that the server is away
         int, Meta(ge=50, le=60_000, description="limit of one command, ms", examples=["2000"])
     ] = 2_000
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a port that cannot be."""
+        try:
+            port = urlsplit(self.url or "").port
+        except ValueError:
+            port = 0
+        if port == 0:
+            raise ValueError("url names a port that cannot be; write one from 1 to 65535, such as redis://127.0.0.1:6379/0")
 
 
 class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

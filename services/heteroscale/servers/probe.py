@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 LOOPBACK = "127.0.0.1"
+PORT_LAST = 65_535
 _TIMEOUT_S = 1.0
 _API_VERSIONS = 18
 
@@ -57,7 +58,7 @@ def kafka_connects(bootstrap: str) -> bool:
     pairs: list[tuple[str, int]] = []
     for part in bootstrap.split(","):
         host, separator, port = part.strip().rpartition(":")
-        if not separator or not host or not port.isdigit():
+        if not separator or not host or not port.isdigit() or not 0 < int(port) <= PORT_LAST:
             raise ValueError(f"{bootstrap!r} is not a Kafka address; write host:port, such as 127.0.0.1:9092")
         pairs.append((host.strip("[]"), int(port)))
     return any(connects(host, port) for host, port in pairs)
@@ -68,9 +69,17 @@ def redis_connects(url: str) -> bool:
     parts = urlsplit(url)
     if parts.scheme == "unix" and parts.path:
         return Path(parts.path).is_socket()
-    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not has_port(url):
         raise ValueError(f"{without_password(url)!r} is not a Redis address; write redis://host:port/0, such as redis://127.0.0.1:6379/0")
     return connects(parts.hostname, parts.port or 6379)
+
+
+def has_port(url: str) -> bool:
+    """Whether a URL names a port that can be, or none."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def without_password(url: str) -> str:

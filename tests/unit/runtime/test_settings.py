@@ -63,6 +63,10 @@ def test_a_bad_value_is_refused_by_variable_value_and_cure(
     [
         ({"HETEROSCALE_MIN_ISR": "2"}, "write HETEROSCALE_MIN_ISR=1"),
         ({"HETEROSCALE_SECURITY_PROTOCOL": "SASL_SSL", "HETEROSCALE_SASL_USERNAME": "u"}, "needs HETEROSCALE_SASL_MECHANISM"),
+        (
+            {"HETEROSCALE_KAFKA": "a:9092,b:99999"},
+            "KAFKA=a:9092,b:99999 names a port that cannot be; write one from",
+        ),
         ({"HETEROSCALE_TLS_CERT": "/x"}, "HETEROSCALE_TLS_CERT and HETEROSCALE_TLS_KEY go together"),
     ],
 )
@@ -71,6 +75,13 @@ def test_fields_that_do_not_fit_together_are_refused(environ: dict[str, str], sa
     with pytest.raises(Rejected) as refused:
         settings.load(BusSettings, environ)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("port", ["0", "99999"])
+def test_a_port_that_cannot_be_is_refused(port: str) -> None:
+    """Before anything is dialled."""
+    with pytest.raises(Rejected, match="HETEROSCALE_REDIS names a port that cannot be"):
+        settings.load(RedisSettings, {"HETEROSCALE_REDIS": f"redis://127.0.0.1:{port}/0"})
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
