@@ -20,7 +20,7 @@ from heteroscale.simulator import profiles, traces
 from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS, Traffic
 
 START_MS: Final = 1_767_571_200_000  # 2026-01-05T00:00Z, a Monday
-PEAK_GPUS: Final = 96.0  # what the busiest five minutes need at the measured peak rates
+PEAK_GPUS: Final = 64.0  # what the busiest five minutes need at the measured peak rates
 PROFILE: Final = "h200_llama8b"
 GPU: Final = "H200"
 TTFT_S: Final = 1.5
@@ -114,15 +114,12 @@ def spec_of(trace: Traffic, share: float) -> ServiceSpec:
             "ratio": dict(at.ratio),
             "window": {"size": "60s", "hop": "60s", "interval": "5s", "allowed_lateness": "5s", "silence": "20s"},
             "signals": signals if lead == "decode" else signals[::-1],
-            "guards": [
-                {"latency": "ttft", "quantile": "p95", "moderate": f"{TTFT_S * 1000:g}ms", "severe": f"{TTFT_S * 2000:g}ms"},
-                {"latency": "tbt", "quantile": "p95", "moderate": f"{TBT_S * 1000:g}ms", "severe": f"{TBT_S * 1600:g}ms"},
-            ],
+            "guards": [_guard("ttft", TTFT_S), _guard("tbt", TBT_S)],
             "behavior": {
                 "scale_out": {"tolerance": "5%", "cooldown": "0s"},
                 "scale_in": {
-                    "tolerance": "5%",
-                    "stabilization": "300s",
+                    "tolerance": "10%",
+                    "stabilization": "600s",
                     "cooldown": "60s",
                     "policies": [{"type": "percent", "value": 20, "period": "60s"}],
                     "soft": {"observe": "60s"},
@@ -130,6 +127,13 @@ def spec_of(trace: Traffic, share: float) -> ServiceSpec:
             },
         },
     )
+
+
+def _guard(latency: str, target_s: float) -> dict[str, object]:
+    """Half of the TTFT target alarms already, since a queue hides demand from throughput; TBT, which has no queue, at its target."""
+    early = 0.5 if latency == "ttft" else 1.0
+    steps = {"moderate": f"{target_s * 1000 * early:g}ms", "severe": f"{target_s * 2000 * early:g}ms"}
+    return {"latency": latency, "quantile": "p95", **steps, "moderate_step": "25%", "severe_step": "50%"}
 
 
 def fleet() -> list[FleetNode]:
