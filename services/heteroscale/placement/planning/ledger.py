@@ -64,7 +64,9 @@ class Ledger:
         self._tables: dict[int, dict[int, _Table]] = {code: {} for code in range(len(topology.types))}
         self._unions: dict[tuple[frozenset[int], int], Vector] = {}
         self._full: dict[tuple[int, int], Vector] = {}
-        self._sizes = {code: np.unique(topology.gpus[topology.type == code]).tolist() for code in range(len(topology.types))}
+        self._sizes: dict[int, list[int]] = {
+            code: np.unique(topology.gpus[topology.type == code]).tolist() for code in range(len(topology.types))
+        }
         self.signatures = Signatures(topology, state)
         self._starts = {level: self._s1_starts(level) for level in (Level.S1, Level.S2, Level.CLUSTER)}
 

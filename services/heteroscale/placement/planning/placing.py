@@ -117,6 +117,31 @@ class Work:
         drafted = sum(seat.role == role for step in self.draft.steps if step.group is group for seat in step.seats)
         return group.count(role) + drafted
 
+    def drafted(self) -> Needs:
+        """Replicas placed so far."""
+        found: Needs = {}
+        for step in self.draft.steps:
+            for seat in step.seats:
+                found[seat.role] = found.get(seat.role, 0) + 1
+        return found
+
+    @property
+    def units(self) -> int:
+        """Whole units wanted."""
+        return self.demand.units_in(self.rest)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part of it may be placed before the rest: new, in several units, and not waiting for a place of its own."""
+        request = self.book.request
+        settles = request.waited_ms >= request.command.wait_ms
+        return not self.book.groups and not self.demand.whole and not request.command.dry_run and settles and self.units > 1
+
+    def early(self, units: int) -> None:
+        """Place this many units now; what is asked for later comes on top."""
+        if self.divisible and units < self.units:
+            try_levels(self, self.demand.times(units))
+
     def _marks(self) -> dict[int, Sequence[RoleName]]:
         marks: dict[int, list[RoleName]] = {}
         index = self.book.topology.index
@@ -136,7 +161,8 @@ def levels_of(demand: Demand) -> list[Level]:
 def place(work: Work) -> Needs:
     """Phase 4 for one request; what could not be placed. `work.waiting` tells that it waits for its preferred level."""
     if not work.book.groups:
-        return dict(sorted(try_levels(work, work.rest).items())) if work.rest else {}
+        wanted = subtract(work.rest, work.drafted())
+        return dict(sorted(try_levels(work, wanted).items())) if wanted else {}
     lost = replace_lost(work)
     revived = work.demand.times(work.demand.units_in(lost))
     wanted = subtract(work.rest, lost)
@@ -172,11 +198,7 @@ def replace_lost(work: Work) -> Needs:
             if not (alive and _mend(work, group, member)) and not _renew(work, group, member):
                 group.debt[member.role] = group.debt.get(member.role, 0) + 1
                 lost[member.role] = lost.get(member.role, 0) + 1
-    placed: Needs = {}
-    for step in work.draft.steps:
-        for role in {seat.role for seat in step.seats}:
-            placed[role] = placed.get(role, 0) + sum(seat.role == role for seat in step.seats)
-    work.rest = subtract(work.rest, placed)
+    work.rest = subtract(work.rest, work.drafted())
     return lost
 
 

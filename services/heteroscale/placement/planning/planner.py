@@ -17,13 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from heteroscale.contracts.names import ServiceName
-from heteroscale.placement.planning import answer, cycle, placing, victims
+from heteroscale.placement.planning import answer, cycle, orders, placing, victims
 from heteroscale.placement.planning.book import Book
 from heteroscale.placement.planning.model import Planned, Request, Snapshot
+from heteroscale.placement.planning.orders import Order
 from heteroscale.placement.planning.placing import Draft, Work
 from heteroscale.placement.planning.units import Demand, Needs
+
+Turn: TypeAlias = tuple[int, int | None]
+"""A request, by number, and how many units it takes now; null: all that it still lacks."""
 
 REPAIRS_MAX = 4
 """Placements of the cycle that are moved aside, in trial, for one failed request."""
@@ -32,83 +37,63 @@ REPAIRS_CYCLE_MAX = 32
 """The same for a whole cycle, so that a full fleet costs no more than an empty one."""
 
 
-REORDERED_MAX = 32
-"""Cycles with more requests than this are not planned in another order."""
-
-REORDERS_MAX = 2
-"""Other orders tried for one cycle."""
-
-SMALL_CYCLE = 8
-"""Up to so many requests, every service is tried as the first among its equals."""
-
-
 def plan(snapshot: Snapshot, requests: Sequence[Request]) -> list[Planned]:
     """Plan all requests on one snapshot; the answers come in the order of the requests. Dry runs are planned last and hold nothing."""
-    run = _Run.of(snapshot, requests, frozenset(), explained=True)
+    run = _Run.start(snapshot, requests, Order())
+    run.place(explained=True)
     answers, best = run.planned(), run.worth()
-    chosen: _Run | None = None
-    seen = {tuple(run.order)}
-    for first in _other_orders(answers):
-        again = _Run.start(snapshot, requests, first)
-        if tuple(again.order) in seen:
+    chosen: Order | None = None
+    seen = {run.sequence}
+    for order in orders.others(answers, run.divisible):
+        again = _Run.start(snapshot, requests, order)
+        if again.sequence in seen:
             continue
-        seen.add(tuple(again.order))
+        seen.add(again.sequence)
         again.place(explained=False)
         if again.worth() > best:
-            chosen, best = again, again.worth()
-    return answers if chosen is None else _Run.of(snapshot, requests, chosen.first, explained=True).planned()
-
-
-def _other_orders(answers: Sequence[Planned]) -> list[frozenset[ServiceName]]:
-    """Services to put first among their equals, where something failed and something else took GPUs."""
-    failed = sorted({one.service for one in answers if one.shortfall and not one.dry_run})
-    if not failed:
-        return []
-    real = sorted({one.service for one in answers if not one.dry_run})
-    took = any(one.taken and not one.dry_run for one in answers)
-    if not took or not 1 < len(real) <= REORDERED_MAX:
-        return []
-    tries = [frozenset(failed), *(frozenset({service}) for service in [*failed, *real])]
-    distinct = list(dict.fromkeys(tries))
-    return distinct if len(real) <= SMALL_CYCLE else distinct[:REORDERS_MAX]
+            chosen, best = order, again.worth()
+    if chosen is None:
+        return answers
+    again = _Run.start(snapshot, requests, chosen)
+    again.place(explained=True)
+    return again.planned()
 
 
 @dataclass(slots=True)
 class _Run:
-    """The cycle in one order of its requests; the services in `first` come before others of their priority."""
+    """The cycle in one order of its requests. `divisible`: services that may come in parts, and how many units they want."""
 
     snapshot: Snapshot
     requests: Sequence[Request]
-    first: frozenset[ServiceName]
     state: cycle.Cycle
     works: dict[int, Work]
-    order: list[int]
+    sequence: tuple[Turn, ...]
+    divisible: dict[ServiceName, int]
     answers: dict[int, answer.Answer] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, snapshot: Snapshot, requests: Sequence[Request], first: frozenset[ServiceName]) -> _Run:
+    def start(cls, snapshot: Snapshot, requests: Sequence[Request], order: Order) -> _Run:
         """Phases 1 to 3."""
         state = cycle.Cycle.start(snapshot, requests)
         types = {name: code for code, name in enumerate(snapshot.topology.types)}
         works = {at: _open(state, request, types) for at, request in enumerate(requests) if request.command.affinity is not None}
-        order = sorted(works, key=lambda at: cycle.order_key(state, works[at], first))
-        return cls(snapshot, requests, first, state, works, order)
-
-    @classmethod
-    def of(cls, snapshot: Snapshot, requests: Sequence[Request], first: frozenset[ServiceName], *, explained: bool) -> _Run:
-        """Phases 1 to 7."""
-        run = cls.start(snapshot, requests, first)
-        run.place(explained=explained)
-        return run
+        sequence = sorted(works, key=lambda at: cycle.order_key(state, works[at], order.first))
+        divisible = {work.book.request.command.service: work.units for work in works.values() if work.divisible}
+        return cls(snapshot, requests, state, works, _turns(works, sequence, order), divisible)
 
     def place(self, *, explained: bool) -> None:
         """Phases 4 to 7; a run that is only to be compared needs no explanations."""
         state, requests = self.state, self.requests
         state.explained = explained
         repairs = REPAIRS_CYCLE_MAX
-        for at in [at for at in self.order if not requests[at].command.dry_run]:
-            work = self.works[at]
-            work.view = state.view_for(requests[at].command.priority)
+        for at, units in self.sequence:
+            work, command = self.works[at], requests[at].command
+            if command.dry_run:
+                continue
+            work.view = state.view_for(command.priority)
+            if units is not None:
+                work.early(units)
+                continue
             found = _place(state, work)
             if found.left and answer.repairable(found.reason) and repairs > 0:
                 repairs -= _repair(state, work, found, self.answers, self.works)
@@ -117,7 +102,7 @@ class _Run:
             state.settle(at, work)
             if found.left and found.place is not None:
                 state.hold_for(work, found.left, found.place)
-        for at in [at for at in self.order if requests[at].command.dry_run and explained]:
+        for at in [at for at, _ in self.sequence if requests[at].command.dry_run and explained]:
             self.works[at].view = state.view_for(requests[at].command.priority)
             self.answers[at] = _place(state, self.works[at])
             self.works[at].draft.release()
@@ -137,6 +122,23 @@ class _Run:
             answer.planned(self.works[at], self.answers[at]) if at in self.works else answer.left_alone(self.snapshot, request)
             for at, request in enumerate(self.requests)
         ]
+
+
+def _turns(works: dict[int, Work], sequence: list[int], order: Order) -> tuple[Turn, ...]:
+    """Who comes when: what comes early takes its part, and the rest after the last of its priority."""
+    turns: list[Turn] = []
+    late: Turn | None = None
+    for at in sequence:
+        command = works[at].book.request.command
+        if late is not None and command.priority != works[late[0]].book.request.command.priority:
+            turns.append(late)
+            late = None
+        if command.service == order.early and not command.dry_run:
+            turns.append((at, order.units))
+            late = (at, None)
+        else:
+            turns.append((at, None))
+    return (*turns, late) if late is not None else tuple(turns)
 
 
 def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:
