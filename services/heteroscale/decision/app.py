@@ -23,7 +23,7 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.decision import controller, gauges, order
-from heteroscale.decision.controller import Source, Tombstone
+from heteroscale.decision.controller import ServiceState, Source, Tombstone
 from heteroscale.decision.gauges import Gauges
 from heteroscale.decision.memory import Memory, service_of
 from heteroscale.decision.outbox import Outbox
@@ -79,6 +79,7 @@ class Worker:
         self._specs = context.log.reader({})
         self._signals = topic_name(context.prefix, Topic.SIGNALS)
         self._caught_up: dict[int, int] = {}
+        self._untold: list[tuple[ServiceState, Decision]] = []
 
     async def open(self) -> None:
         """Read specs to their end, before the first effect."""
@@ -154,6 +155,7 @@ class Worker:
         await self._flush()
         await self._outbox.release(self._current(member.positions()))
         self._context.metrics.observe(metrics.DECIDE_SECONDS, SYSTEM.monotonic_s() - began_s)
+        self._tell()
         touched = {record.at for record in records}
         try:
             await member.commit({at: offset for at, offset in member.positions().items() if at in touched})
@@ -191,9 +193,15 @@ class Worker:
             self.memory.states[placement.service], _ = controller.step(state, placement, Source(str(record.at), record.offset + 1))
 
     async def _flush(self) -> None:
-        for decision in await self._outbox.flush():
-            self._gauges.decided(self.memory.states[decision.service], decision)
+        made = await self._outbox.flush()
+        self._untold.extend((self.memory.states[decision.service], decision) for decision in made)
+
+    def _tell(self) -> None:
+        """Metrics and log lines of what was written: after the commands, which wait for nobody's reading."""
+        for state, decision in self._untold:
+            self._gauges.decided(state, decision)
             _log(decision)
+        self._untold.clear()
 
     def _current(self, positions: Mapping[TopicPartition, int]) -> Iterable[str]:
         """Services whose partition has reached the end it had when it was taken over."""
