@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -34,6 +34,8 @@ requests.yaml:
   requests:
     - {service: code, roles: {prefill: {add: 1, gpus: 2, gpu_types: [H20]}, decode: {add: 2, gpus: 1, gpu_types: [H20]}}}"""
 
+PIPED_WIDTH: Final = 1_000  # columns; into a pipe or a file nothing is cut off
+
 
 @click.command(epilog=EXAMPLE)
 @click.argument("fleet", metavar="FLEET.yaml")
@@ -52,6 +54,8 @@ def plan(fleet: str, requests: str, *, as_json: bool) -> None:
             output.emit(document(answer))
         return
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     for answer in planned:
         console.print(tree(answer))
 

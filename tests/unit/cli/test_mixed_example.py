@@ -34,3 +34,5 @@ def test_the_tree_names_domain_and_nodes() -> None:
     assert any("c1/mix, medium pool" in line for line in lines)
     assert 2 == sum("prefill  L20  mix-l" in line for line in lines)
     assert 4 == sum("decode  H20  mix-h" in line for line in lines)
+    assert any(line.startswith("too-much  unplaced") and len(line) > 80 for line in lines)
+    assert all(line == line.rstrip() for line in lines)
