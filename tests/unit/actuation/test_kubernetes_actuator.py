@@ -171,13 +171,13 @@ async def test_a_drain_ends_at_its_deadline_also_across_a_restart(stage: Build) 
         ClusterApi(one.cluster.client()), [TARGET], ActuatorSettings(actuator_drain_ms=60_000), one.heard, one.actuator._drains
     )
     reborn.clock = one.clock
+    await one.actuator.close()
     one.actuator = reborn
     await one.look(placed("a", STOPPING))
     assert 1 == one.replicas
     one.clock.advance(30_000)
     await one.look(placed("a", STOPPING))
     assert 0 == one.replicas
-    await reborn.close()
 
 
 async def test_repeated_and_restarted_looks_converge_to_the_same(stage: Build) -> None:

@@ -1,0 +1,201 @@
+"""A real API server with etcd and the Deployment controllers, without kubelets: the test is the scheduler and the kubelet."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Container
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from lightkube import AsyncClient, KubeConfig
+from lightkube.config.models import Cluster, User
+
+from heteroscale.servers import process
+from heteroscale.servers.process import ProcessId
+
+ROOT: Final = Path(__file__).parents[2]
+ADMIN: Final = "admin-of-this-test"
+READY_LIMIT_S: Final = 60.0
+_ETCD_ADDRESSES: Final = (
+    "--listen-client-urls {client} --advertise-client-urls {client} "
+    "--listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster default={peer}"
+)
+_API_FLAGS: Final = (
+    "--etcd-servers={etcd} --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --endpoint-reconciler-type=none "
+    "--secure-port={port} --tls-cert-file={folder}/cert.pem --tls-private-key-file={folder}/key.pem --cert-dir={folder} "
+    "--service-cluster-ip-range=10.0.0.0/24 --service-account-issuer=https://localhost --service-account-key-file={folder}/key.pem "
+    "--service-account-signing-key-file={folder}/key.pem --token-auth-file={folder}/tokens.csv --authorization-mode=RBAC "
+    "--disable-admission-plugins=ServiceAccount"
+)
+_CONTROLLER_FLAGS: Final = (
+    "--kubeconfig={folder}/kubeconfig --controllers=deployment-controller,replicaset-controller --leader-elect=false --secure-port=0"
+)
+_PATHS: Final = {
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/namespaces/{ns}/serviceaccounts",
+    "Node": "/api/v1/nodes",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}/rolebindings",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "Deployment": "/apis/apps/v1/namespaces/{ns}/deployments",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{ns}/horizontalpodautoscalers",
+}
+
+
+def binaries() -> tuple[bool, str]:
+    """Whether they were built, and where they are or how to build them."""
+    found = _binaries()
+    return (True, str(found)) if (found / "kube-apiserver").exists() else (False, "opt-in: infra/kubernetes/apiserver/build.sh builds it")
+
+
+def _binaries() -> Path:
+    digest = hashlib.sha256((ROOT / "infra" / "kubernetes" / "apiserver" / "go.sum").read_bytes()).hexdigest()[:12]
+    return ROOT / ".cache" / "kubernetes" / digest
+
+
+class KubeServers:
+    """Started in `folder`; `stop` ends what this started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: list[ProcessId] = []
+        self._port = 0
+
+    def start(self) -> None:
+        """etcd, API server, controllers; returns when namespaces can be made."""
+        folder = self._folder
+        client, peer, self._port = _free_port(), _free_port(), _free_port()
+        (folder / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n')
+        key = str(folder / "key.pem")
+        cert = ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", str(folder / "cert.pem"), *cert],
+            check=True,
+            capture_output=True,
+        )
+        etcd = f"http://127.0.0.1:{client}"
+        peers = f"http://127.0.0.1:{peer}"
+        self._run("etcd", "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync", *_ETCD_ADDRESSES.format(client=etcd, peer=peers).split())
+        self._run("kube-apiserver", *_API_FLAGS.format(etcd=etcd, port=self._port, folder=folder).split())
+        self._until_ready()
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+            "users": [{"name": "u", "user": {"token": ADMIN}}],
+        }
+        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+        self._run("kube-controller-manager", *_CONTROLLER_FLAGS.format(folder=folder).split())
+
+    @property
+    def url(self) -> str:
+        """Of the API server."""
+        return f"https://127.0.0.1:{self._port}"
+
+    def client(self, token: str) -> AsyncClient:
+        """A client with somebody's token."""
+        config = KubeConfig.from_one(cluster=Cluster(server=self.url, insecure=True), user=User(token=token))
+        return AsyncClient(config=config, field_manager="heteroscale", trust_env=False)
+
+    def apply(self, document: dict[str, Any]) -> None:
+        """Create an object, as the administrator; one that is there already is left."""
+        path = _PATHS[document["kind"]].format(ns=document["metadata"].get("namespace"))
+        self.call("POST", path, document, fine=(409,))
+
+    def token_of(self, account: str, namespace: str) -> str:
+        """A token of a service account."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+        token: str = self.call("POST", path, body)["status"]["token"]
+        return token
+
+    def be_kubelet(self, namespace: str) -> None:
+        """Bind pods to free nodes that their nodeSelector fits (a node takes one), make those bound ready, let go those deleted."""
+        pods = self.call("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
+        taken = {pod["spec"].get("nodeName") for pod in pods}
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+            if pod["metadata"].get("deletionTimestamp"):
+                self.call("DELETE", f"{path}?gracePeriodSeconds=0", fine=(404,))
+            elif not pod["spec"].get("nodeName"):
+                node = self._fitting(pod["spec"].get("nodeSelector") or {}, taken)
+                if node is not None:
+                    taken.add(node)
+                    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
+                    self.call("POST", f"{path}/binding", binding, fine=(404, 409))
+            elif not any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or []):
+                status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+                self.call("PATCH", f"{path}/status", status, fine=(404,))
+
+    def _fitting(self, selector: dict[str, str], taken: Container[str]) -> str | None:
+        for node in self.call("GET", "/api/v1/nodes")["items"]:
+            labels = node["metadata"].get("labels") or {}
+            name: str = node["metadata"]["name"]
+            if name not in taken and all(labels.get(key) == value for key, value in selector.items()):
+                return name
+        return None
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None, *, fine: tuple[int, ...] = ()) -> dict[str, Any]:
+        """One request as the administrator."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": kind}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)  # noqa: S310 - our own server
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=_unchecked()) as response:  # noqa: S310 - our own server
+                found: dict[str, Any] = json.loads(response.read())
+                return found
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code in fine:
+                    return {}
+                raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+    def stop(self) -> None:
+        """End what was started, last first."""
+        while self._processes:
+            process.stop(self._processes.pop(), deadline_s=5.0)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        log = self._folder / f"{program}.log"
+        self._processes.append(process.start([str(_binaries() / program), *arguments], log=log))
+
+    def _until_ready(self) -> None:
+        deadline = time.monotonic() + READY_LIMIT_S
+        while True:
+            try:
+                self.call("GET", "/api/v1/namespaces/default")
+            except (OSError, AssertionError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+
+@functools.cache
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
