@@ -74,6 +74,35 @@ def test_placements_limit_capacity(files: Path) -> None:
     assert ("hold", "capacity_limited") == (made[-1]["action"], made[-1]["reason"])
 
 
+def test_places_on_the_log_become_inputs(files: Path) -> None:
+    """Lines that say their partition and offset give decisions with the next offset of each; others have none."""
+    lines = [json.loads(line) for line in (files / "bare.jsonl").read_text().splitlines()]
+    placed = [{"topic": "p.signals.v1", "partition": 3, "offset": 7 + at, "value": line} for at, line in enumerate(lines)]
+    (files / "placed.jsonl").write_text("\n".join(json.dumps(line) for line in placed))
+    made = documents(call(files / "spec.yaml", files / "placed.jsonl", "--json"))
+    assert [{"p.signals.v1-3": 8 + at} for at in range(10)] == [one["inputs"] for one in made]
+    assert {} == documents(call(files / "spec.yaml", files / "bare.jsonl", "--json"))[0]["inputs"]
+
+
+def test_a_spec_among_the_events_is_read_like_a_file(files: Path) -> None:
+    """A signal's role may be left out, windows of the revision before are not judged, and nonsense is refused with its line."""
+    plain = {name: value for name, value in lawbook.PLAIN.items() if name != "applied_at_ms"}
+    changed = plain | {"revision": 2, "signals": [{"metric": "decode_tps", "target": 500}]}
+    windows = [lawbook.window(at, decode=4, load=4.0, spec_revision=revision) for at, revision in enumerate((1, 1, 2))]
+    lines = [codec.encode(window).decode() for window in windows]
+    lines.insert(1, json.dumps({"topic": "specs.v1", "value": changed}))
+    (files / "changed.jsonl").write_text("\n".join(lines))
+    made = documents(call(files / "spec.yaml", files / "changed.jsonl", "--json"))
+    assert ["steady", "spec_changed", "demand"] == [one["reason"] for one in made]
+    assert 8 == made[-1]["after"]["decode"]["replicas"]
+    lines[1] = json.dumps({"topic": "specs.v1", "value": changed | {"ratio": {"prefill": 0, "decode": 1}}})
+    (files / "changed.jsonl").write_text("\n".join(lines))
+    error = call(files / "spec.yaml", files / "changed.jsonl", "--json").exception
+    assert isinstance(error, Rejected)
+    assert "ratio.prefill" in str(error)
+    assert f"{files / 'changed.jsonl'}:2" in str(error)
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [("{oops", "undecodable"), ('{"service": 3}', "invalid"), ('{"topic": "nope", "value": {}}', "unknown_topic")],
