@@ -1,0 +1,32 @@
+"""Rows and faces are given once, kept apart, and given again after they were freed."""
+
+from __future__ import annotations
+
+from heteroscale.signals.intake import Directory, Face, Identity
+
+
+def _identity(name: str, state: str = "serving") -> Identity:
+    return (name, "decode", "H20", 8, state)
+
+
+def test_one_row_an_instance_whatever_it_says_of_itself() -> None:
+    """A change of state is another face on the same row; a face is shared by all that show it."""
+    directory = Directory()
+    seats = directory.seats([_identity("a"), _identity("b"), _identity("a", "draining"), _identity("a")])
+    rows, faces = directory.look_up(seats)
+    assert [0, 1, 0, 0] == rows.tolist()
+    assert [0, 0, 1, 0] == faces.tolist()
+    assert [Face("decode", "H20", 8, "serving"), Face("decode", "H20", 8, "draining")] == directory.faces
+
+
+def test_freed_row_is_another_instances_and_nothing_of_the_old_one_is_left() -> None:
+    """Thousands that come and go never use more rows than were there at once, and each finds its own."""
+    directory = Directory()
+    for generation in range(50):
+        names = [f"{generation}-{k}" for k in range(40)]
+        rows, _ = directory.look_up(directory.seats([_identity(name, state) for name in names for state in ("serving", "draining")]))
+        assert set(range(40)) == set(rows.tolist())
+        assert names == [directory.name(row) for row in rows.tolist()[::2]]
+        directory.free(sorted(set(rows.tolist())))
+    assert 40 == directory.rows_used
+    assert {} == directory.row_of
