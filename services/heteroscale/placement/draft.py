@@ -16,7 +16,7 @@ from heteroscale.contracts.placements import Conflict, Explain, Group, InstanceS
 from heteroscale.placement import gate
 from heteroscale.placement.inventory.entries import Cause, GroupEntry, InstanceEntry, ServiceEntry
 from heteroscale.placement.inventory.gang import Transition
-from heteroscale.placement.life import Step, Why
+from heteroscale.placement.life import COUNTED, Step, Why
 from heteroscale.placement.planning.model import Planned
 from heteroscale.placement.state import ServiceState, as_groups
 
@@ -67,19 +67,30 @@ class Draft:
         self.command = command
         self.answers = True
 
-    def take(self, step: Step) -> None:
+    def take(self, step: Step, now_ms: int) -> None:
         """Carry out a move of the instance life."""
         self.touched = True
         self.frees.update(step.freed)
         if step.after is None:
             del self.instances[step.instance]
-            if step.why is Why.STOPPED_UNASKED and step.before.part is None:
-                self.withdrawn[step.before.role] += 1
+            if step.why is Why.STOPPED_UNASKED:
+                self._withdraw(step.before, now_ms)
         else:
             self.instances[step.instance] = step.after
         state = step.after.state if step.after is not None else None
         if state is not step.before.state:
             self.transitions.append(Transition(instance=step.instance, before=step.before.state, after=state, reason=step.why.value))
+
+    def _withdraw(self, gone: InstanceEntry, now_ms: int) -> None:
+        """A person stopped it, so nothing is started in its place; parts that were one replica with it serve nobody and stop too."""
+        self.withdrawn[gone.role] += 1
+        for name, one in sorted(self.instances.items()):
+            same = gone.part is not None and (one.group, one.role, one.replica) == (gone.group, gone.role, gone.replica)
+            if same and one.state in COUNTED:
+                self.instances[name] = msgspec.structs.replace(one, state=InstanceState.STOPPING, since_ms=now_ms, routable=False)
+                self.transitions.append(
+                    Transition(instance=name, before=one.state, after=InstanceState.STOPPING, reason=Why.STOPPED_UNASKED.value)
+                )
 
     def adopt(self, name: InstanceName, entry: InstanceEntry, group: GroupEntry) -> None:
         """Bring in a running instance."""
@@ -116,7 +127,9 @@ class Draft:
                 if known is not None and known.state is not one.state:
                     self.instances[one.id] = msgspec.structs.replace(known, state=one.state, since_ms=now_ms)
                 elif known is None:
-                    replaces = standing_in.get((one.role, one.part), [])
+                    waiting = standing_in.get((one.role, one.part), [])
+                    replaces = waiting.pop(0) if waiting else None
+                    again = replaces is not None and self.instances[replaces].replacement
                     self.instances[one.id] = InstanceEntry(
                         service=self.service,
                         group=group.id,
@@ -130,8 +143,8 @@ class Draft:
                         since_ms=now_ms,
                         reserved_ms=now_ms,
                         command=self.command.id,
-                        replaces=replaces.pop(0) if replaces else None,
-                        replacement=debts[group.id, one.role] > 0,
+                        replaces=replaces,
+                        replacement=again or debts[group.id, one.role] > 0,
                     )
                     debts[group.id, one.role] -= 1
         self.takes.update(planned.taken)

@@ -17,7 +17,7 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.names import NodeName, ServiceName
-from heteroscale.contracts.placements import Conflict, DegradedReason, Domain, Placement, PlacementInputs
+from heteroscale.contracts.placements import Conflict, DegradedReason, Domain, InstanceState, Placement, PlacementInputs
 from heteroscale.placement import adoption, life, record
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.inventory.entries import GroupEntry, NodeEntry
@@ -25,7 +25,7 @@ from heteroscale.placement.inventory.gang import Basis, Gang, Transition, gang_i
 from heteroscale.placement.inventory.memory import command_order
 from heteroscale.placement.planning import planner
 from heteroscale.placement.planning.model import IdSource, Request
-from heteroscale.placement.state import FleetState
+from heteroscale.placement.state import FleetState, suspects
 
 Event = Command | Actuation
 
@@ -165,7 +165,7 @@ def _fold_acknowledgements(drafts: _Drafts, events: Sequence[Event], now_ms: int
         if step is None:
             counts.late_acknowledgements += 1
         else:
-            draft.take(step)
+            draft.take(step, now_ms)
 
 
 def _fold_time(drafts: _Drafts, now_ms: int) -> None:
@@ -182,7 +182,7 @@ def _fold_time(drafts: _Drafts, now_ms: int) -> None:
 
 def _age(draft: Draft, lost: Collection[NodeName], now_ms: int) -> None:
     deadline_ms = draft.command.start_deadline_ms
-    known = frozenset(draft.instances)
+    known = frozenset(name for name, entry in draft.instances.items() if entry.state is not InstanceState.FAILED or entry.cause is not None)
     for name, entry in sorted(draft.instances.items()):
         step = (
             life.lose_node(name, entry, lost, now_ms)
@@ -190,7 +190,7 @@ def _age(draft: Draft, lost: Collection[NodeName], now_ms: int) -> None:
             or life.overdue(name, entry, deadline_ms, now_ms, known)
         )
         if step is not None:
-            draft.take(step)
+            draft.take(step, now_ms)
 
 
 def _fold_moves(drafts: _Drafts, moved: frozenset[NodeName]) -> None:
@@ -241,7 +241,7 @@ def _plan(drafts: _Drafts, dry_runs: Mapping[ServiceName, Command], now_ms: int,
     for draft in working:
         for node, gpus in draft.adopts.items():
             adopted[node] = adopted.get(node, 0) + gpus
-    snapshot = state.snapshot({draft.service: draft.assignment() for draft in drafts.open_drafts()}, adopted)
+    snapshot = state.snapshot({draft.service: draft.assignment() for draft in drafts.open_drafts()}, adopted, _suspect(drafts))
     if given.blind:
         snapshot = replace(snapshot, free=np.zeros_like(snapshot.free))
     answers: list[Placement] = []
@@ -253,6 +253,13 @@ def _plan(drafts: _Drafts, dry_runs: Mapping[ServiceName, Command], now_ms: int,
         else:
             real[planned.service].follow(planned, now_ms)
     return answers
+
+
+def _suspect(drafts: _Drafts) -> frozenset[NodeName]:
+    """Nodes on which a start is overdue: its replacement goes elsewhere, and so does everybody else's."""
+    opened = {draft.service: draft for draft in drafts.open_drafts()}
+    quiet = (known.suspect for service, known in drafts.state.services.items() if service not in opened)
+    return frozenset[NodeName]().union(*quiet, *(suspects(draft.instances.values()) for draft in opened.values()))
 
 
 def _gang(state: FleetState, draft: Draft, now_ms: int, given: CycleInput) -> Gang:

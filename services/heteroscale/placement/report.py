@@ -7,7 +7,9 @@ from collections import Counter
 from typing import Final
 
 from heteroscale.contracts.names import FleetName
+from heteroscale.contracts.placements import InstanceState
 from heteroscale.placement.inventory.gang import Gang
+from heteroscale.placement.life import STARTED
 from heteroscale.placement.reconcile import Kind
 from heteroscale.placement.reconciler import Look
 from heteroscale.placement.reservation import Carried
@@ -83,13 +85,17 @@ class Report:
         if carried.conflicts:
             self._metrics.add(metrics.PLACEMENT_REFUSED, carried.conflicts, why="conflict")
         for counts in carried.counts:
-            for what in ("stale_commands", "repeated_commands", "late_acknowledgements", "unknown_instances"):
+            for what in ("stale_commands", "repeated_commands", "left_alone", "late_acknowledgements", "unknown_instances"):
                 if getattr(counts, what):
                     self._metrics.add(metrics.PLACEMENT_IGNORED, getattr(counts, what), what=what)
         for move in carried.transitions:
-            self._metrics.add(metrics.PLACEMENT_TRANSITIONS, 1, before=str(move.before), after=str(move.after))
+            self._metrics.add(metrics.PLACEMENT_TRANSITIONS, 1, before=_named(move.before), after=_named(move.after), reason=move.reason)
+        started = {move.instance for move in carried.transitions if move.before in STARTED and move.after is InstanceState.READY}
         for gang, _ in carried.applied:
             self._metrics.add(metrics.PLACEMENT_GANGS, 1)
+            for name in sorted(started & gang.puts.keys()):
+                one = gang.puts[name]
+                self._metrics.observe(metrics.PLACEMENT_START_SECONDS, (one.since_ms - one.reserved_ms) / 1_000, role=one.role)
             self._gang(number, gang, carried.state)
         now_s = asyncio.get_running_loop().time()
         if carried.applied and now_s >= self._accounts_due_s.get(fleet, 0.0):  # they cost a walk over the fleet
@@ -119,3 +125,8 @@ class Report:
         held = sum(sum(one.held.values()) for known in state.services.values() for one in known.instances.values())
         for name, gpus in (("free", free), ("reserved", held), ("foreign", used), ("withheld", total - free - used - held)):
             self._metrics.set(metrics.PLACEMENT_GPUS, gpus, fleet=fleet, state=name)
+
+
+def _named(state: InstanceState | None) -> str:
+    """A label: before birth and after the end there is no state."""
+    return state.value if state is not None else "none"

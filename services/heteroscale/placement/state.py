@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from heteroscale.contracts.names import FleetName, InstanceName, NodeName, ServiceName
-from heteroscale.contracts.placements import Group, PlacedInstance
+from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance
 from heteroscale.placement import life, nodes
-from heteroscale.placement.inventory.entries import FleetImage, InstanceEntry, NodeEntry, ServiceEntry, Standing
+from heteroscale.placement.inventory.entries import Cause, FleetImage, InstanceEntry, NodeEntry, ServiceEntry, Standing
 from heteroscale.placement.inventory.gang import Gang, Outcome
 from heteroscale.placement.planning import topology as shape
 from heteroscale.placement.planning.model import Snapshot
@@ -32,7 +32,8 @@ class ServiceState:
     """A service's entry and its instances, and what cycles ask of them again and again, worked out once.
 
     `groups`: both as a Placement shows them. `nodes`: all that its instances are on. `oldest_start_ms`: the earliest reservation
-    among those that have not started; null when all have.
+    among those that have not started; null when all have. `suspect`: nodes on which a start is overdue and nobody said what became
+    of it.
     """
 
     entry: ServiceEntry
@@ -40,12 +41,20 @@ class ServiceState:
     groups: tuple[Group, ...] = field(init=False)
     nodes: frozenset[NodeName] = field(init=False)
     oldest_start_ms: int | None = field(init=False)
+    suspect: frozenset[NodeName] = field(init=False)
 
     def __post_init__(self) -> None:
         starting = (one.reserved_ms for one in self.instances.values() if one.state in life.STARTED)
         object.__setattr__(self, "groups", as_groups(self.entry, self.instances))
         object.__setattr__(self, "nodes", frozenset(node for one in self.instances.values() for node in one.nodes))
         object.__setattr__(self, "oldest_start_ms", min(starting, default=None))
+        object.__setattr__(self, "suspect", suspects(self.instances.values()))
+
+
+def suspects(instances: Iterable[InstanceEntry]) -> frozenset[NodeName]:
+    """Nodes of instances that were told to stop because they did not start in time."""
+    overdue = (one for one in instances if one.cause is Cause.OVERDUE and one.state is InstanceState.STOPPING)
+    return frozenset(node for one in overdue for node in one.nodes)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -89,9 +98,12 @@ class FleetState:
         """The shape of the fleet."""
         return self.frame.topology
 
-    def snapshot(self, services: Mapping[ServiceName, tuple[Group, ...]], adopted: Mapping[NodeName, int]) -> Snapshot:
-        """The planner's view: `services` in place of what is known, GPUs about to be adopted taken off."""
+    def snapshot(
+        self, services: Mapping[ServiceName, tuple[Group, ...]], adopted: Mapping[NodeName, int], suspect: Iterable[NodeName] = ()
+    ) -> Snapshot:
+        """The planner's view: `services` in place of what is known, GPUs about to be adopted taken off, nothing free on `suspect`."""
         free = np.maximum(self.free, 0)
+        free[[self.topology.index[node] for node in suspect if node in self.topology.index]] = 0
         for node, gpus in sorted(adopted.items()):
             entry = self.nodes[node]
             free[self.topology.index[node]] = max(0, entry.free - max(0, gpus - entry.used))

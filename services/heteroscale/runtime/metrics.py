@@ -80,7 +80,9 @@ TICK_LATENESS = _histogram("tick_lateness", "How late a tick was written after i
 PLACEMENT_CYCLE_SECONDS = _histogram("placement_cycle", "One cycle of one fleet: plan, reserve, publish")
 PLACEMENT_GANGS = _counter("placement_gangs", "gangs", "Gangs that the inventory applied")
 PLACEMENT_REFUSED = _counter("placement_refused", "gangs", "Gangs that the inventory refused: conflict or fence", "why")
-PLACEMENT_TRANSITIONS = _counter("placement_transitions", "instances", "Instances that went from one state to another", "before", "after")
+PLACEMENT_TRANSITIONS = _counter(
+    "placement_transitions", "instances", "Instances that went from one state to another, and why", "before", "after", "reason"
+)
 PLACEMENT_IGNORED = _counter("placement_ignored", "records", "Records that changed nothing: stale, repeated, late, unknown", "what")
 PLACEMENT_TAKEOVERS = _counter("placement_takeovers", "takeovers", "Fleets taken over, read or rebuilt", "kind")
 PLACEMENT_GPUS = _gauge(

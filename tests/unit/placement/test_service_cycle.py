@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from heteroscale.contracts.actuations import ActuationKind
-from heteroscale.contracts.commands import Adoption
+from heteroscale.contracts.commands import Adoption, Command, CommandRole
 from heteroscale.contracts.fleet import NodeAt, NodeState
 from heteroscale.contracts.placements import DegradedReason, InstanceState, PlacementStatus
+from heteroscale.contracts.spec import GpuChoice, PartSpec
 from heteroscale.placement.inventory.entries import Quarantine, Standing
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
 from support.gangs import node
@@ -145,6 +147,59 @@ def test_a_late_start_is_stopped_and_replaced_once() -> None:
     driver.acknowledge(K.STOPPED, *sorted(first))
     driver.cycle(command(start_deadline_ms=MINUTE_MS, after_ms=4 * MINUTE_MS))
     assert (3, 3) == (len(driver.instances("chat", S.STOPPING)), len(driver.instances("chat", S.RESERVED)))
+
+
+def test_a_replica_of_which_a_person_stopped_one_part_is_over() -> None:
+    """The other parts serve nobody: they stop too, and nothing is started in their place until a new revision asks for it."""
+    driver = Driver(*(node(f"n{at}") for at in range(6)))
+    driver.cycle(in_parts())
+    driver.acknowledge(K.READY)
+    stopped = next(one for one in driver.instances() if one.part == "ffn")
+    driver.acknowledge(K.STOPPED, stopped.id)
+    (other,) = driver.instances("chat", S.STOPPING)
+    assert ("attention", stopped.replica) == (other.part, other.replica)
+    driver.acknowledge(K.STOPPED, other.id)
+    assert (3, PlacementStatus.CONVERGED) == (len(driver.instances()), driver.newest().status)
+    driver.cycle(in_parts(revision=2, after_ms=1))
+    assert {"ffn", "attention"} == {one.part for one in driver.instances("chat", S.RESERVED)}
+
+
+def in_parts(**changes: Any) -> Command:
+    """One prefill and two decode replicas of two parts each."""
+    parts = {"attention": PartSpec(count=1, gpus=2), "ffn": PartSpec(count=1, gpus=2)}
+    base = command(**changes)
+    decode = CommandRole(replicas=2, gpus=4, gpu_types=[GpuChoice(type="H20")], parts=parts)
+    return msgspec.structs.replace(base, roles={**base.roles, "decode": decode})
+
+
+def test_the_replacement_of_a_late_start_goes_elsewhere() -> None:
+    """Not to the node on which it did not start, although that has room: something may be wrong there. Afterwards it is used again."""
+    small = {
+        role: CommandRole(replicas=count, gpus=2, gpu_types=[GpuChoice(type="H20")]) for role, count in (("prefill", 1), ("decode", 2))
+    }
+    driver = Driver(node("n0"), node("n1"))
+    driver.cycle(msgspec.structs.replace(command(start_deadline_ms=10_000), roles=small))
+    late, *others = driver.instances()
+    driver.acknowledge(K.READY, *(one.id for one in others))
+    driver.cycle(msgspec.structs.replace(command(start_deadline_ms=10_000, after_ms=10_000), roles=small))
+    (fresh,) = driver.instances("chat", S.RESERVED)
+    assert late.nodes.keys().isdisjoint(fresh.nodes)
+    driver.acknowledge(K.STOPPED, late.id)
+    driver.acknowledge(K.FAILED, fresh.id)
+    (again,) = driver.instances("chat", S.RESERVED)
+    assert late.nodes == again.nodes
+
+
+def test_a_replacement_that_starts_late_takes_no_traffic_from_those_who_carry_it() -> None:
+    """The peer merely died; that its replacement is replaced in turn changes nothing for those who were routed before."""
+    driver = Driver(*(node(f"n{at}") for at in range(6)))
+    driver.cycle(command(start_deadline_ms=10_000))
+    driver.acknowledge(K.READY)
+    driver.acknowledge(K.FAILED, next(one.id for one in driver.instances() if one.role == "prefill"))
+    assert 2 == sum(one.routable for one in driver.instances())
+    driver.cycle(command(start_deadline_ms=10_000, after_ms=10_000))
+    assert {S.STOPPING, S.RESERVED} == {one.state for one in driver.instances() if one.role == "prefill"}
+    assert 2 == sum(one.routable for one in driver.instances())
 
 
 def test_a_lost_node_fails_its_instances_and_keeps_their_gpus_for_the_lease() -> None:
