@@ -176,6 +176,22 @@ async def test_a_server_that_is_away_holds_the_service_and_loses_nothing(own_red
     assert [] == await stage.judged(inventory, GPUS)
 
 
+async def test_an_idle_service_tells_that_its_server_is_away(own_redis: OwnRedis, memory_log: Log, at_end: AtEnd) -> None:
+    """Not ready within seconds although nothing is asked of it, with what is awaited; ready again when the server is back."""
+    stage = Stage(memory_log, "heteroscale")
+    at_end.append(stage.close)
+    await stage.build()
+    context = stage.start(opened(own_redis.port, at_end))
+    await until_ready(context, ready=False)
+    await until_ready(context, ready=True)
+    own_redis.kill()
+    await until_ready(context, ready=False)
+    assert "redis: ping" in context.health.report()["placement"]
+    own_redis.start()
+    await until_ready(context, ready=True)
+    await stage.stop()
+
+
 async def test_a_weak_configuration_is_named(tmp_path: Path, at_end: AtEnd) -> None:
     """Start-up says which setting weakens what, and what to set."""
     if not OwnRedis.possible():

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from heteroscale.bus import partitioning
 from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Member, Record, TopicPartition
+from heteroscale.bus.pause import stopped_within
 from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Retryable, Stale
@@ -44,6 +45,7 @@ from heteroscale.runtime.settings import Switch
 CONDITION: Final = "placement"
 STAGE: Final = "placement"
 BACKOFF_MS_FIRST: Final = 50
+PROBE_EVERY_S: Final = 2.0
 T = TypeVar("T")
 Events = Mapping[FleetName, Sequence[Event]]
 
@@ -93,6 +95,7 @@ class Worker:
         self._leased_until_s: dict[FleetName, float] = {}
         self._words: dict[int, ActuationsTopic] = {}
         self._reconciler = Reconciler(settings.reconcile_ms / 1_000)
+        self._probe_at_s = 0.0
         self._member: Member | None = None
 
     async def run(self) -> None:
@@ -130,7 +133,8 @@ class Worker:
         self._states.clear()
 
     async def _read(self) -> list[Record]:
-        """The next batch of commands and acknowledgements, and the fleet up to now."""
+        """The next batch of commands and acknowledgements, and the fleet up to now. Raises Retryable, also while the inventory is away."""
+        await self._probe()
         member = self._joined()
         records = await member.poll(timeout_ms=self._settings.poll_ms)
         if any(record.topic == self._topics[Topic.COMMANDS] for record in records):
@@ -138,6 +142,13 @@ class Worker:
         else:
             await self._fleet_topic.poll(0)
         return records
+
+    async def _probe(self) -> None:
+        """Ask the inventory for a sign of life now and then, so that readiness tells even while there is nothing to do."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._probe_at_s:
+            await self._inventory.ping()
+            self._probe_at_s = now_s + PROBE_EVERY_S
 
     async def _handle(self, records: list[Record]) -> None:
         """One batch: cycles, publication, commit. May run again after a failure: every step is harmless when repeated."""
@@ -266,17 +277,9 @@ class Worker:
             except Retryable as error:
                 self._context.health.waiting(CONDITION, str(error))
                 self._report.waiting(str(error), pause_ms)
-                if await self._stopped_within(pause_ms):
+                if await stopped_within(self._context.stop, pause_ms / 1_000):
                     return None
                 pause_ms = min(self._settings.backoff_ms_max, pause_ms * 2)
-
-    async def _stopped_within(self, pause_ms: int) -> bool:
-        try:
-            async with asyncio.timeout(pause_ms / 1_000):
-                await self._context.stop.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _joined(self) -> Member:
         assert self._member is not None  # noqa: S101 - run() joins first

@@ -161,6 +161,9 @@ class MemoryInventory:
         here.holder = here.holder or holder
         return here.holder
 
+    async def ping(self) -> None:
+        """See protocol."""
+
     async def warnings(self) -> list[str]:
         """See protocol."""
         return ["embedded inventory: nothing survives this process"]

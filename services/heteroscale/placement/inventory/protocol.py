@@ -80,6 +80,10 @@ class Inventory(Protocol):
         """Say who plans now, if nobody does; returns the holder. Advisory: it saves work and protects nothing."""
         ...
 
+    async def ping(self) -> None:
+        """Whether the store answers. Raises Retryable."""
+        ...
+
     async def warnings(self) -> list[str]:
         """What in the store's configuration weakens the guarantees, in words for a person."""
         ...

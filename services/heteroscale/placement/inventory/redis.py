@@ -164,6 +164,11 @@ class RedisInventory:
                 await _awaited(self._client.pexpire(key, ttl_ms))
             return found.decode() if found is not None else holder
 
+    async def ping(self) -> None:
+        """See protocol."""
+        async with self._bounded("ping"):
+            await _awaited(self._client.execute_command("PING"))
+
     async def warnings(self) -> list[str]:
         """See protocol. A server that hides CONFIG is not judged."""
         expected = {
