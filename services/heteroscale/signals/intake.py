@@ -97,12 +97,13 @@ class Directory:
         """Rows below this number are, or were, given to an instance."""
         return len(self.row_of) + len(self._free_rows)
 
-    def seats(self, identities: list[Identity]) -> Ints:
-        """The seat of each identity."""
+    def seats(self, names: list[InstanceName], *faces: list[Any]) -> Ints:
+        """The seat of each sample's identity; `faces`: the columns of a Face."""
+        identities = zip(names, *faces, strict=True)  # never a list of tuples: the garbage collector would walk it
         try:
-            return np.fromiter(map(self._seat_of.__getitem__, identities), dtype=np.int64, count=len(identities))
+            return np.fromiter(map(self._seat_of.__getitem__, identities), dtype=np.int64, count=len(names))
         except KeyError:
-            return np.fromiter(map(self._seat, identities), dtype=np.int64, count=len(identities))
+            return np.fromiter(map(self._seat, zip(names, *faces, strict=True)), dtype=np.int64, count=len(names))
 
     def look_up(self, seats: Ints) -> tuple[Ints, Ints]:
         """The row and the number of the face of each seat."""
@@ -207,8 +208,7 @@ class Intake:
         columns = [flat[field :: len(_FIELDS)] for field in _FIGURES]
         pack_columns(columns[: COUNTERS.start], figures[: COUNTERS.start], WHOLE)
         pack_columns(columns[COUNTERS.start :], figures[COUNTERS.start : len(columns)], FLOATS)
-        identities = list(zip(*(flat[field :: len(_FIELDS)] for field in _IDENTITY), strict=True))
-        self._seats[first : self.count] = self._directory.seats(identities)
+        self._seats[first : self.count] = self._directory.seats(*(flat[field :: len(_FIELDS)] for field in _IDENTITY))
         self._lengths += map(len, batches)
         self._arrivals += [arrival for _, arrival in warm]
         groups: _Groups = {}
