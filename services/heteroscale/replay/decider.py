@@ -19,7 +19,7 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Tombstone
 from heteroscale.decision.law.setting import LIVE, Setting
-from heteroscale.replay.decision_stage import source_of
+from heteroscale.replay.decision_stage import source_of, with_spec
 
 DETACHED = Setting(placements=False, cold_start=True, offline=True)
 SCRIPT = Path(__file__).with_name("foreign.py")
@@ -66,8 +66,10 @@ class Ours:
 
     def learn(self, spec: ServiceSpec | None, record: Record | None) -> None:
         """A revision, or a tombstone."""
-        del record
-        self.state, _ = controller.step(self.state, Tombstone(self.state.service) if spec is None else spec)
+        if record is None:
+            self.state, _ = controller.step(self.state, Tombstone(self.state.service) if spec is None else spec)
+        else:
+            self.state = with_spec(self.state, (record, spec))
 
     def place(self, placement: Placement, record: Record) -> None:
         """A Placement."""

@@ -1,0 +1,148 @@
+"""Explanations and counterfactuals of a recorded burst: each figure against the records it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from heteroscale.contracts.decisions import Action, Decision
+from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.placements import InstanceState
+from heteroscale.contracts.topics import Topic
+from heteroscale.replay import archive, explain, overrides, report, whatif, whynot
+from heteroscale.replay.decider import Theirs
+from heteroscale.replay.recorded import Found, Recorded, place_of
+
+BURST = Path(__file__).parent / "bundles" / "burst.tar.zst"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Iterator[Recorded]:
+    """The burst."""
+    with archive.opened(BURST) as found:
+        yield Recorded(found)
+
+
+def first(recorded: Recorded, action: Action, reason: str = "demand") -> Found[Decision]:
+    """The first decision of a kind."""
+    return next(one for one in recorded.decisions["chat"] if one.message.action is action and one.message.reason == reason)
+
+
+def test_a_scale_out_is_followed_to_its_nodes_and_acknowledgements(recorded: Recorded) -> None:
+    """Back: window, tick and samples by offset. Forward: command, placement, each new instance's node, ready, converged."""
+    found = first(recorded, Action.SCALE_OUT)
+    told = explain.explain(recorded, found)
+    window = next(one for one in recorded.windows["chat"] if one.message.end_ms == found.message.at_ms)
+    assert (place_of(found.record), place_of(window.record)) == (told.decision_at, told.window_at)
+    assert window.message.inputs is not None
+    assert told.window_closed_by == f"incident.telemetry.v1/2@{window.message.inputs.last_offset}"
+    grown = sum(after.replicas - found.message.before[role].replicas for role, after in found.message.after.items())
+    born = {one.instance: one.nodes for one in told.moved if one.before is None}
+    assert (grown, grown) == (len(born), len([one for one in told.said if one.kind == "ready" and one.instance in born]))
+    assert all(nodes and nodes[0].startswith("n") for nodes in born.values())
+    assert told.ended.startswith("converged at ")
+
+
+def test_the_samples_of_a_window_are_those_of_its_offsets(recorded: Recorded) -> None:
+    """Every serving instance was heard, and what it generated adds up to the window's rate within the hop's edges."""
+    told = explain.explain(recorded, recorded.decisions["chat"][40])
+    serving = sum(one.instances.serving for one in told.window.values())
+    offsets = {record.offset for record in recorded.bundle.records(Topic.TELEMETRY)}
+    assert serving == len(told.heard)
+    assert all(int(one.first.rpartition("@")[2]) in offsets for one in told.heard)
+
+
+def test_the_decision_in_force_at_an_instant(recorded: Recorded) -> None:
+    """The last one at or before it; before the first one there is none, and the message says when it came."""
+    decisions = recorded.decisions["chat"]
+    assert [decisions[10]] == explain.in_force(recorded, decisions[10].message.at_ms + 59_999, None)
+    with pytest.raises(Rejected, match="the first decision here is of"):
+        explain.in_force(recorded, decisions[0].message.at_ms - 1, "chat")
+
+
+def test_an_id_may_be_shortened_while_it_is_one(recorded: Recorded) -> None:
+    """A prefix that fits several decisions is refused with all of them."""
+    assert recorded.decisions["chat"][3].message == explain.find(recorded, recorded.decisions["chat"][3].message.id[:8]).message
+    with pytest.raises(Rejected, match="decisions begin so"):
+        explain.find(recorded, "")
+
+
+def test_why_not_names_limits_whose_absence_really_acts(recorded: Recorded) -> None:
+    """A hold that stabilisation caused: without it the law scales in; and each named limit is checked by the law itself."""
+    held = first(recorded, Action.HOLD, "stabilizing")
+    reply = whynot.ask(whynot.situation(recorded, held.message), Action.SCALE_IN)
+    assert "behavior.scale_in.stabilization: 0s" in reply.lifted
+    assert Action.HOLD is reply.taken
+
+
+def test_why_not_names_the_demand_that_would_have(recorded: Recorded) -> None:
+    """A steady window would have scaled out above target times count times tolerance, to four digits."""
+    steady = recorded.decisions["chat"][30]
+    assert "steady" == steady.message.reason
+    reply = whynot.ask(whynot.situation(recorded, steady.message), Action.SCALE_OUT)
+    count = steady.message.before["decode"].replicas
+    assert reply.demand is not None
+    assert f"decode_tps of decode at {count * 3000 * 1.05:g} instead of" in reply.demand
+
+
+def test_nothing_changed_means_no_horizon(recorded: Recorded) -> None:
+    """The recorded spec again: every decision is equal and exact."""
+    [answer] = whatif.ask(recorded, whatif.Case())
+    assert (None, True) == (answer.horizon_ms, all(step.exact and step.other == step.recorded for step in answer.steps))
+
+
+def test_a_counterfactual_is_exact_up_to_its_horizon(recorded: Recorded) -> None:
+    """The horizon is the first changed action; all before it equal the recording, all after it are marked as modelled."""
+    case = whatif.Case([overrides.parse("behavior.scale_in.stabilization=60s")])
+    [answer] = whatif.ask(recorded, case)
+    held = first(recorded, Action.HOLD, "stabilizing")
+    assert held.message.at_ms == answer.horizon_ms
+    at = next(number for number, step in enumerate(answer.steps) if step.changed)
+    assert all(step.exact for step in answer.steps[: at + 1])
+    assert not any(step.exact for step in answer.steps[at + 1 :])
+    changed = answer.steps[at].other
+    assert changed is not None
+    assert Action.SCALE_IN is changed.action
+    table = whatif.summary(answer)
+    assert table.modelled.gpu_hours < table.recorded.gpu_hours
+    assert at == table.before.decisions
+
+
+def test_another_checkout_decides_in_its_own_process(recorded: Recorded) -> None:
+    """The tree itself as the other checkout gives the same decisions; a folder without one is refused."""
+    [answer] = whatif.ask(recorded, whatif.Case(decider=lambda: Theirs(ROOT)))
+    assert (None, 65) == (answer.horizon_ms, len(answer.steps))
+    with pytest.raises(Rejected, match="holds no heteroscale"):
+        Theirs(ROOT / "docs")
+
+
+def test_without_an_instance_its_share_is_missing(recorded: Recorded) -> None:
+    """Without one decode's samples the windows count one less; a name that nobody has is refused."""
+    heard = explain.explain(recorded, recorded.decisions["chat"][-2]).heard
+    [name] = [one.instance for one in heard if one.role == "decode"][:1]
+    [answer] = whatif.ask(recorded, whatif.Case(without=(name,)))
+    step = next(one for one in answer.steps if one.window.roles["decode"].instances.serving)
+    assert step.exact
+    assert step.window.roles["decode"].instances.serving - 1 == step.other_window.roles["decode"].instances.serving
+    with pytest.raises(Rejected, match="no instance and no node"):
+        whatif.ask(recorded, whatif.Case(without=("nobody",)))
+
+
+def test_the_page_holds_everything_and_fetches_nothing(recorded: Recorded) -> None:
+    """One file: every decision's id and place is in it, and no address of anything outside."""
+    case = whatif.Case([overrides.parse("behavior.scale_in.stabilization=60s")])
+    page = report.page(recorded, whatif.ask(recorded, case), title="stabilization=60s")
+    assert [] == [one.place for one in recorded.decisions["chat"] if one.place not in page]
+    assert [] == [word for word in ("src=", "href=", "@import", "url(", "fetch(") if word in page]
+    assert ["http://www.w3.org/2000/svg"] == [part.split('"')[0] for part in page.split('"') if part.startswith("http")]
+
+
+def test_instances_of_the_page_are_counted_by_state(recorded: Recorded) -> None:
+    """The placement lane shows what the last placement lists."""
+    page = report.page(recorded, whatif.ask(recorded, whatif.Case()), title="")
+    ready = sum(one.state is InstanceState.READY for group in recorded.placements[-1].message.groups for one in group.instances)
+    assert ready > 0
+    assert f'"{InstanceState.READY.value}":' in page
