@@ -23,6 +23,7 @@ from heteroscale.contracts.units import MS_PER_UNIT
 DAY_MS: Final = MS_PER_UNIT["d"]
 FOREVER_MS: Final = -1
 ANY_STAMP: Final = str(2**63 - 1)  # Kafka refuses stamps an hour ahead unless told otherwise
+STATE_SEGMENT_BYTES: Final = 4 * 1024 * 1024  # the open segment is never compacted, and a take-over reads all of it (Kafka: 1 MiB or more)
 DEFAULT_PREFIX: Final = "heteroscale"
 
 
@@ -57,6 +58,7 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: Cleanup
     retention_ms: int | None = None
     compaction_lag_ms: int | None = None
+    segment_bytes: int | None = None
     messages: tuple[type[msgspec.Struct], ...]
 
     def name(self, prefix: str) -> str:
@@ -76,6 +78,8 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
             config["retention.ms"] = str(self.retention_ms)
         if self.compaction_lag_ms is not None:
             config["min.compaction.lag.ms"] = str(self.compaction_lag_ms)
+        if self.segment_bytes is not None:
+            config["segment.bytes"] = str(self.segment_bytes)
         return config
 
 
@@ -83,8 +87,8 @@ def _delete(topic: Topic, key: str, partitions: int, days: int, *messages: type[
     return TopicSpec(topic=topic, key=key, partitions=partitions, cleanup=Cleanup.DELETE, retention_ms=days * DAY_MS, messages=messages)
 
 
-def _compact(topic: Topic, key: str, partitions: int, lag_days: int | None, *messages: type[msgspec.Struct]) -> TopicSpec:
-    lag_ms = None if lag_days is None else lag_days * DAY_MS
+def _compact(topic: Topic, key: str, partitions: int, lag_days: int, *messages: type[msgspec.Struct]) -> TopicSpec:
+    lag_ms = lag_days * DAY_MS
     return TopicSpec(topic=topic, key=key, partitions=partitions, cleanup=Cleanup.COMPACT, compaction_lag_ms=lag_ms, messages=messages)
 
 
@@ -95,7 +99,14 @@ CATALOGUE: Final[Mapping[Topic, TopicSpec]] = {
         _delete(Topic.SIGNALS, "service", 12, 30, SignalWindow),
         _compact(Topic.SPECS, "service", 1, 30, ServiceSpec),
         _delete(Topic.DECISIONS, "service", 12, 90, Decision),
-        _compact(Topic.DECISION_STATE, "service", 12, None, DecisionState),
+        TopicSpec(
+            topic=Topic.DECISION_STATE,
+            key="service",
+            partitions=12,
+            cleanup=Cleanup.COMPACT,
+            segment_bytes=STATE_SEGMENT_BYTES,
+            messages=(DecisionState,),
+        ),
         _delete(Topic.COMMANDS, "fleet", 4, 30, Command),
         _compact(Topic.PLACEMENTS, "service", 12, 30, Placement),
         _delete(Topic.ACTUATIONS, "fleet", 4, 30, Actuation),

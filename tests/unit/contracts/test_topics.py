@@ -53,6 +53,13 @@ def test_compacted_topics_wait_before_they_compact() -> None:
         assert waits == (spec.cleanup is Cleanup.COMPACT and spec.topic is not Topic.DECISION_STATE)
 
 
+def test_a_take_over_reads_little_of_the_states() -> None:
+    """The open segment is never compacted: it is kept small, within what a broker takes, and only where every take-over reads it."""
+    sizes = {topic: int(spec.config().get("segment.bytes", 0)) for topic, spec in CATALOGUE.items()}
+    assert 1024 * 1024 <= sizes.pop(Topic.DECISION_STATE) <= 8 * 1024 * 1024
+    assert {0} == set(sizes.values())
+
+
 @pytest.mark.parametrize(
     ("name", "topic"),
     [
