@@ -8,6 +8,7 @@ from typing import Any
 
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
+from heteroscale.contracts.decision_state import DecisionState
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.names import DecisionId
 from heteroscale.contracts.placements import (
@@ -116,13 +117,14 @@ def placement(
 
 @dataclass
 class Run:
-    """A service under the law; remembers what it decided and commanded."""
+    """A service under the law; remembers what it decided and commanded, and its state after each."""
 
     spec: ServiceSpec
     setting: Setting = OFFLINE
     state: ServiceState = field(init=False)
     decisions: list[Decision] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
+    records: list[DecisionState] = field(default_factory=list)
     at: int = 0
 
     def __post_init__(self) -> None:
@@ -133,6 +135,8 @@ class Run:
         self.state, effects = controller.step(self.state, event, setting=self.setting)
         if effects.decision is not None:
             self.decisions.append(effects.decision)
+        if effects.state is not None:
+            self.records.append(effects.state)
         if effects.command is not None:
             self.commands.append(effects.command)
         return effects

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from heteroscale.cli import output
+from heteroscale.cli.field_diff import Change
 from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.units import instant_text
 
@@ -58,3 +61,12 @@ def whole(decision: Decision) -> None:
     click.echo(f"\n{what}; command {decision.command_id or 'none'}; state {decision.state_digest}")
     for at, offset in sorted(decision.inputs.items()):
         click.echo(f"read {at} up to offset {offset - 1}")
+
+
+def state_changes(changes: Sequence[Change] | None) -> None:
+    """What a decision changed in the state that the next one starts from."""
+    if changes is None:
+        click.echo("the state after it is no longer on decision-state.v1, which keeps the newest")
+        return
+    for change in changes:
+        click.echo(f"state {change}")

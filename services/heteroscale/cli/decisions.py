@@ -6,9 +6,11 @@ import click
 
 from heteroscale.bus import scan
 from heteroscale.cli import decision_text, output
+from heteroscale.cli.field_diff import Change, differences
 from heteroscale.cli.log_view import LogView, decoded
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
-from heteroscale.contracts.decision_state import DecisionState
+from heteroscale.contracts import codec
+from heteroscale.contracts.decision_state import DecisionState, LawState
 from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.spec import ServiceSpec
@@ -78,32 +80,57 @@ def _print(decision: Decision, *, as_json: bool) -> None:
 @connection_options
 @json_option
 def show(decision_id: str, *, as_json: bool) -> None:
-    """One decision: every stage's value before and after it, its reason, and the inputs it had read. ID may be shortened."""
-    found = run_async(_find(decision_id))
+    """One decision: each stage's value before and after, its reason, the inputs read, what changed in the state.
+
+    ID may be shortened.
+    """
+    found, changes = run_async(_show(decision_id))
     if as_json:
-        output.emit(found)
+        output.emit(codec.to_document(found) | {"state_changes": None if changes is None else [change.document() for change in changes]})
     else:
         decision_text.whole(found)
+        decision_text.state_changes(changes)
 
 
-async def _find(decision_id: str) -> Decision:
-    """Raises Rejected (`no_decision`, `ambiguous`)."""
+async def _show(decision_id: str) -> tuple[Decision, list[Change] | None]:
     connection = connection_of()
     async with connection.log() as log:
         view = LogView(log, connection.prefix)
-        found: dict[str, Decision] = {}
-        async for batch in scan.to_end(log, await view.partitions(Topic.DECISIONS)):
-            for record in batch:
-                if record.value is None or decision_id.encode() not in record.value:
-                    continue
-                decision = decoded(Decision, record)
-                if decision is not None and decision.id.startswith(decision_id):
-                    found.setdefault(decision.id, decision)
-        if not found:
-            raise Rejected("no_decision", "there is none with this id; heteroscale decisions tail lists the newest", decision_id)
-        if len(found) > 1:
-            raise Rejected("ambiguous", f"{len(found)} decisions begin so: {', '.join(sorted(found))}", decision_id)
-        return next(iter(found.values()))
+        found = await _find(view, decision_id)
+        return found, await _state_changes(view, found)
+
+
+async def _state_changes(view: LogView, decision: Decision) -> list[Change] | None:
+    """What the decision changed in the law's state; null once decision-state.v1 has been compacted past it."""
+    key, before = decision.service.encode(), LawState()
+    for record in await view.records(Topic.DECISION_STATE, [await view.home(Topic.DECISION_STATE, decision.service)]):
+        state = decoded(DecisionState, record) if record.key == key else None
+        if state is None or state.decision is None:
+            continue
+        if state.decision.id == decision.id:
+            follows = state.law.counters.decisions == before.counters.decisions + 1
+            return differences(codec.to_document(before), codec.to_document(state.law)) if follows else None
+        before = state.law
+    return None
+
+
+async def _find(view: LogView, decision_id: str) -> Decision:
+    """Raises Rejected (`no_decision`, `ambiguous`)."""
+    found: dict[str, Decision] = {}
+    async for batch in scan.to_end(view.log, await view.partitions(Topic.DECISIONS)):
+        for record in batch:
+            if record.value is None or decision_id.encode() not in record.value:
+                continue
+            decision = decoded(Decision, record)
+            if decision is not None and decision.id.startswith(decision_id):
+                found.setdefault(decision.id, decision)
+        if decision_id in found:
+            break
+    if not found:
+        raise Rejected("no_decision", "there is none with this id; heteroscale decisions tail lists the newest", decision_id)
+    if len(found) > 1:
+        raise Rejected("ambiguous", f"{len(found)} decisions begin so: {', '.join(sorted(found))}", decision_id)
+    return next(iter(found.values()))
 
 
 @click.command(epilog="\b\nExample:\n  heteroscale why chat")

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import yaml
 
+from heteroscale.cli.field_diff import Change, differences
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import ServiceSpec
 
 WRITTEN_BY_US: Final = frozenset({"revision", "applied_at_ms", "applied_by", "reason"})
 
 
-class Change(NamedTuple):
-    """One field; null stands for absent."""
-
-    field: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        return f"{self.field}: {_short(self.before)} -> {_short(self.after)}"
-
-    def document(self) -> dict[str, Any]:
-        """For `--json`."""
-        return self._asdict()
-
-
 def diff(before: ServiceSpec | None, after: ServiceSpec | None) -> list[Change]:
     """The fields that differ, in the order of the fields; what the command line itself writes is left out."""
-    old, new = _flat(before), _flat(after)
-    fields = [*new, *(field for field in old if field not in new)]
-    return [Change(field, old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)]
+    old, new = (None if spec is None else content(spec) for spec in (before, after))
+    return differences(old, new)
 
 
 def content(spec: ServiceSpec) -> dict[str, Any]:
@@ -49,27 +34,3 @@ def as_yaml(spec: ServiceSpec) -> str:
 def bare(spec: ServiceSpec) -> ServiceSpec:
     """The spec without what the command line writes."""
     return msgspec.structs.replace(spec, revision=None, applied_at_ms=None, applied_by=None, reason=None)
-
-
-def _flat(spec: ServiceSpec | None) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else key)
-        elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-            for index, inner in enumerate(value):
-                walk(inner, f"{path}[{index}]")
-        else:
-            flat[path] = value
-
-    if spec is not None:
-        walk(content(spec), "")
-    return flat
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "(absent)"
-    return "[" + ", ".join(str(item) for item in value) + "]" if isinstance(value, list) else str(value)

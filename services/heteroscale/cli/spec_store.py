@@ -9,8 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from heteroscale.bus.log import Entry, Record
+from heteroscale.cli.field_diff import Change
 from heteroscale.cli.log_view import LogView, decoded
-from heteroscale.cli.spec_diff import Change, diff
+from heteroscale.cli.spec_diff import diff
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import InstanceState, Placement

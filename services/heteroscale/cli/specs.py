@@ -6,9 +6,10 @@ import click
 import msgspec
 
 from heteroscale.cli import output
+from heteroscale.cli.field_diff import Change
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
-from heteroscale.cli.spec_diff import Change, bare, diff
+from heteroscale.cli.spec_diff import bare, diff
 from heteroscale.cli.spec_store import Revision, SpecStore
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.spec import ServiceSpec

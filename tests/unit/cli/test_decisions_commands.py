@@ -30,7 +30,7 @@ def line(run: Run) -> CommandLine:
     key = run.spec.service.encode()
     entries = [Entry(topic_name(PREFIX, Topic.SPECS), key, codec.encode(run.spec), lawbook.START_MS)]
     entries += [Entry(topic_name(PREFIX, Topic.DECISIONS), key, codec.encode(made), made.at_ms) for made in run.decisions]
-    entries.append(Entry(topic_name(PREFIX, Topic.DECISION_STATE), key, codec.encode(run.state.record()), lawbook.START_MS))
+    entries += [Entry(topic_name(PREFIX, Topic.DECISION_STATE), key, codec.encode(one), lawbook.START_MS) for one in run.records[1:]]
     line.put(entries)
     return line
 
@@ -44,10 +44,26 @@ def test_tail_lists_the_newest_and_leaves_out_holds(line: CommandLine, run: Run)
 def test_show_has_every_stage_before_and_after(line: CommandLine, run: Run) -> None:
     """The whole decision, by its id or the beginning of it."""
     made = run.decisions[2]
-    assert [codec.to_document(made)] == line.json("decisions", "show", made.id)
+    whole = line.json("decisions", "show", made.id)[0]
+    del whole["state_changes"]
+    assert codec.to_document(made) == whole
     shown = line("decisions", "show", made.id[:8]).stdout
     assert "scale-out (demand): decode 4 → 8, prefill 2 → 4" in shown
     assert 10 == sum(shown.count(f"\n{stage.stage.value} ") for stage in made.stages)
+
+
+def test_show_tells_what_changed_in_the_state(line: CommandLine, run: Run) -> None:
+    """Field by field, from the state before to the state after; said plainly where the log has forgotten it."""
+    changes = {
+        one["field"]: (one["before"], one["after"]) for one in line.json("decisions", "show", run.decisions[2].id)[0]["state_changes"]
+    }
+    assert (4, 8) == changes["roles.decode.commanded"]
+    assert (None, run.decisions[2].at_ms) == changes["tracks.decode.last_out_ms"]
+    assert "adopted_at_ms" not in changes
+    assert "state roles.decode.commanded: 4 -> 8" in line("decisions", "show", run.decisions[2].id).stdout
+    forgotten = run.decisions[1].id  # the state before it is not there
+    assert None is line.json("decisions", "show", forgotten)[0]["state_changes"]
+    assert "no longer on decision-state.v1" in line("decisions", "show", forgotten).stdout
 
 
 def test_show_of_an_unknown_id_says_where_to_look(line: CommandLine) -> None:
