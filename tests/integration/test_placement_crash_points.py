@@ -13,6 +13,7 @@ from heteroscale.contracts.actuations import ActuationKind
 from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.placement import app
+from heteroscale.placement.crash_points import CrashPoint
 from heteroscale.placement.inventory.gang import Gang, Outcome
 from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.settings import PlacementSettings
@@ -31,62 +32,52 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the service may catch it."""
 
 
-class Doomed(MemoryInventory):
-    """Dies at `point` the next time it is passed; what was written until then stays."""
+class Doom:
+    """Kills at `point` the next time it is passed; what was written until then stays."""
 
-    point: str | None = None
+    def __init__(self, point: str) -> None:
+        self.point: str | None = point
 
-    def pass_by(self, point: str) -> None:
+    def __call__(self, point: str) -> None:
         """Die here, if this is the point."""
         if self.point == point:
             self.point = None
             raise Killed
 
-    async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
-        """Before, in the middle of, or after the scripts of a cycle."""
-        if not gangs:
-            return []
-        self.pass_by("before apply")
-        outcomes = await super().apply(gangs[:1])
-        self.pass_by("between two gangs")
-        outcomes += await super().apply(gangs[1:])
-        self.pass_by("after apply, before the log")
-        return outcomes
 
-    async def acknowledge(self, fleet: str, entries: Sequence[str]) -> None:
-        """After the log has it."""
-        self.pass_by("after the log, before out is acknowledged")
-        await super().acknowledge(fleet, entries)
-        self.pass_by("before the commit")
+class Doomed(MemoryInventory):
+    """Dies between the scripts of a cycle."""
+
+    doom: Doom | None = None
+
+    async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
+        """The first gang, and the others."""
+        outcomes = await super().apply(gangs[:1])
+        if self.doom is not None and len(gangs) > 1:
+            self.doom("between two gangs")
+        return outcomes + await super().apply(gangs[1:])
 
 
 class Watched:
-    """A log whose appends to placements.v1 may be the last thing a worker does."""
+    """A log of which half a batch may be the last thing a worker writes."""
 
-    def __init__(self, log: Log, inventory: Doomed) -> None:
+    def __init__(self, log: Log, doom: Doom) -> None:
         self._log = log
-        self._inventory = inventory
+        self._doom = doom
 
     async def append(self, entries: Sequence[Entry]) -> list[int]:
-        """Half of the batch is on the log when it dies."""
+        """Half of the Placements are on the log when it dies."""
         ours = any(entry.topic == topic_name(PREFIX, Topic.PLACEMENTS) for entry in entries)
-        if ours and self._inventory.point == "half published":
+        if ours and self._doom.point == "half published":
             await self._log.append(entries[: len(entries) // 2])
-            self._inventory.pass_by("half published")
+            self._doom("half published")
         return await self._log.append(entries)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
 
-POINTS = [
-    "before apply",
-    "between two gangs",
-    "after apply, before the log",
-    "half published",
-    "after the log, before out is acknowledged",
-    "before the commit",
-]
+POINTS = [*CrashPoint, "between two gangs", "half published"]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -99,10 +90,11 @@ async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, memory
     stage.start(inventory)
     before = await stage.answer(command(service="old"))
     await stage.stop()
-    inventory.point = point
+    if point in (CrashPoint.BEFORE_BUILD, CrashPoint.AFTER_BUILD):
+        inventory.restart()
     await stage.send(command(service="a", after_ms=1), command(service="b", after_ms=2))
     await stage.acknowledge(before, ActuationKind.READY)
-    await dies(stage, memory_log, inventory)
+    await dies(stage, memory_log, inventory, Doom(point))
     stage.start(inventory)
     third = await stage.answer(command(service="old", revision=2, after_ms=3))
     await asyncio.sleep(0.1)
@@ -117,12 +109,13 @@ async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, memory
     assert 0 == await inventory.outbox_size("default")
 
 
-async def dies(stage: Stage, log: Log, inventory: Doomed) -> None:
+async def dies(stage: Stage, log: Log, inventory: Doomed, doom: Doom) -> None:
     """Run a worker until the point kills it."""
-    watched: Any = Watched(log, inventory)
+    watched: Any = Watched(log, doom)
+    inventory.doom = doom
     context = Context(log=watched, prefix=stage.prefix, health=Health())
     settings = PlacementSettings(group=f"{stage.prefix}-placement", poll_ms=50)
-    worker = app.serve(context, settings, inventory)
+    worker = app.serve(context, settings, inventory, passing=doom)
     with pytest.raises(Killed):
         async with asyncio.timeout(10):
             await worker

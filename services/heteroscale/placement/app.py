@@ -8,6 +8,7 @@ are in the inventory and on placements.v1. While something is away the batch is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
@@ -23,8 +24,9 @@ from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Retryable, Stale
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from heteroscale.placement import reservation
+from heteroscale.placement import crash_points, reservation
 from heteroscale.placement.actuations_topic import ActuationsTopic
+from heteroscale.placement.crash_points import CrashPoint, Passing
 from heteroscale.placement.fleet_topic import FleetTopic
 from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.memory import MemoryInventory
@@ -62,10 +64,12 @@ def inventory_for(settings: PlacementSettings, prefix: str) -> Inventory:
     return RedisInventory(client, prefix=prefix, timeout_ms=settings.timeout_ms)
 
 
-async def serve(context: Context, settings: PlacementSettings, inventory: Inventory | None = None) -> None:
-    """Run until `context.stop` is set. An `inventory` that is given is used and left open."""
+async def serve(
+    context: Context, settings: PlacementSettings, inventory: Inventory | None = None, passing: Passing = crash_points.passed
+) -> None:
+    """Run until `context.stop` is set. An `inventory` that is given is used and left open; `passing` is told of crash points."""
     used = inventory if inventory is not None else inventory_for(settings, context.prefix)
-    worker = Worker(context, settings, used)
+    worker = Worker(context, settings, used, passing)
     try:
         await worker.run()
     finally:
@@ -77,7 +81,8 @@ async def serve(context: Context, settings: PlacementSettings, inventory: Invent
 class Worker:
     """One member of the placement group."""
 
-    def __init__(self, context: Context, settings: PlacementSettings, inventory: Inventory) -> None:
+    def __init__(self, context: Context, settings: PlacementSettings, inventory: Inventory, passing: Passing = crash_points.passed) -> None:
+        self._passing = passing
         self._context = context
         self._settings = settings
         self._inventory = inventory
@@ -106,9 +111,11 @@ class Worker:
             records = await self._insist(self._read)
             if records is not None:
                 await self._insist(functools.partial(self._handle, records))
+        with contextlib.suppress(Retryable):
+            await self._publisher.settle()
 
     async def close(self) -> None:
-        """Leave the group and let go of the log."""
+        """Leave the group and let go of the log. What `out` still holds is published again by whoever comes next."""
         if self._member is not None:
             await self._member.close()
         await self._fleet_topic.close()
@@ -166,7 +173,11 @@ class Worker:
                 await self._still_ours(fleet)
         for letter, error in self._fleet_topic.drain_rejected():
             await self._guard.refuse(letter, [error])
+        self._passing(CrashPoint.BEFORE_COMMIT)
         await self._commit({record.at: record.offset + 1 for record in records})
+        self._passing(CrashPoint.AFTER_COMMIT)
+        if not records:
+            await self._publisher.settle()
         self._context.health.holds(CONDITION)
 
     async def _cycle(self, fleet: FleetName, events: Sequence[Event], restate: frozenset[ServiceName] = frozenset()) -> None:
@@ -180,8 +191,11 @@ class Worker:
         given = CycleInput(events, now.cycle + 1, self._cut_of(fleet), restate=restate)
         began = asyncio.get_running_loop().time()
         try:
+            self._passing(CrashPoint.BEFORE_APPLY)
             carried = await reservation.carry_out(self._inventory, now, given, changes)
+            self._passing(CrashPoint.AFTER_APPLY)
             await self._publisher.applied(fleet, carried.applied, carried.answers)
+            self._passing(CrashPoint.AFTER_PUBLISH)
         except (Retryable, Stale):
             self._states.pop(fleet, None)
             raise
@@ -223,6 +237,7 @@ class Worker:
             publisher=self._publisher,
             fleet_topic=self._fleet_topic,
             placements=self._placements,
+            passing=self._passing,
             commands=TopicPartition(self._topics[Topic.COMMANDS], partition),
             actuations=self._words.setdefault(partition, ActuationsTopic(self._context.log, actuations)),
         )

@@ -17,6 +17,7 @@ from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.placements_topic import Newest, PlacementsTopic
 
 BATCH: Final = 1_000
+OWED_MAX: Final = 64  # Placements that may be on the log and still in `out`
 
 
 class _Stamp(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +38,14 @@ class Publisher:
         self._topic = topic
         self._partitions = partitions
         self._index = index
+        self._owed: dict[FleetName, list[str]] = {}
 
     async def applied(self, fleet: FleetName, gangs: Sequence[tuple[Gang, Outcome]], answers: Sequence[Placement]) -> None:
-        """What a cycle came to: reservations from `out`, and answers to dry runs. Raises Retryable; `out` keeps what is not sure."""
+        """What a cycle came to: reservations from `out`, and answers to dry runs. Raises Retryable; `out` keeps what is not sure.
+
+        What is on the log now leaves `out` later, in `settle` or when enough has come together: that is a round trip and a write to
+        disk which nobody waits for. Whoever takes over before publishes it again, and readers have it already.
+        """
         entries = [self._entry(gang.service, gang.payload, gang.at_ms) for gang, _ in gangs]
         entries += [self._answer(answer) for answer in answers]
         if not entries:
@@ -47,11 +53,25 @@ class Publisher:
         await self._log.append(entries)
         for gang, _ in gangs:
             self._index.note(gang.service, Newest(fleet=fleet, gen=gang.gen, seq=gang.seq + 1, payload=gang.payload))
-        await self._inventory.acknowledge(fleet, [outcome.entry for _, outcome in gangs])
+        owed = self._owed.setdefault(fleet, [])
+        owed += [outcome.entry for _, outcome in gangs]
+        if len(owed) >= OWED_MAX:
+            await self._settle(fleet)
+
+    async def settle(self) -> None:
+        """Take out of `out` what is on the log. Raises Retryable."""
+        for fleet in sorted(self._owed.copy()):
+            await self._settle(fleet)
+
+    async def _settle(self, fleet: FleetName) -> None:
+        if owed := self._owed.get(fleet):
+            await self._inventory.acknowledge(fleet, owed)
+            del self._owed[fleet]
 
     async def drain(self, fleet: FleetName) -> int:
         """Publish all that `out` holds, in order; how many. Raises Retryable."""
         published = 0
+        await self._settle(fleet)
         while waiting := await self._inventory.outbox(fleet, BATCH):
             await self.publish((entry.service, entry.payload) for entry in waiting)
             await self._inventory.acknowledge(fleet, [entry.entry for entry in waiting])

@@ -17,8 +17,9 @@ from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.placements import Placement, PlacementInputs
-from heteroscale.placement import rebuild, record, state, words
+from heteroscale.placement import crash_points, rebuild, record, state, words
 from heteroscale.placement.actuations_topic import ActuationsTopic
+from heteroscale.placement.crash_points import CrashPoint, Passing
 from heteroscale.placement.draft import Draft
 from heteroscale.placement.fleet_topic import FleetTopic
 from heteroscale.placement.inventory.entries import FleetImage
@@ -44,6 +45,7 @@ class TakeOver:
     placements: PlacementsTopic
     commands: TopicPartition
     actuations: ActuationsTopic
+    passing: Passing = crash_points.passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ async def take_over(with_: TakeOver, fleet: FleetName, haunted: Collection[Insta
     Raises Retryable; NotReady if another worker was faster.
     """
     fence = await with_.inventory.take_fence(fleet)
+    with_.passing(CrashPoint.AFTER_FENCE)
     published = await with_.publisher.drain(fleet)
+    with_.passing(CrashPoint.AFTER_DRAIN)
     await with_.fleet_topic.catch_up()
     await with_.placements.catch_up()
     image = await with_.inventory.read(fleet)
@@ -140,7 +144,9 @@ async def _ghosts(with_: TakeOver, fleet: FleetName, listed: Iterable[InstanceNa
 
 
 async def _switch_in(with_: TakeOver, build: Build) -> None:
+    with_.passing(CrashPoint.BEFORE_BUILD)
     outcome = await with_.inventory.build(build)
+    with_.passing(CrashPoint.AFTER_BUILD)
     if outcome.verdict is not Verdict.APPLIED:
         raise NotReady(f"another worker builds this inventory ({outcome.detail})")
 
