@@ -1,7 +1,8 @@
 """Windows straight from what was served: what the signals service makes of telemetry, without the telemetry.
 
 Rates, latency and utilisation are exact sums over the window where the service adds up differences of samples; states are those of
-the last sample before the end. tests/simulation/test_direct.py holds the two against each other.
+the last sample before the end, save that an engine which ends between two samples is gone at once instead of draining a while longer.
+tests/simulation/test_direct.py holds the two against each other.
 """
 
 from __future__ import annotations
