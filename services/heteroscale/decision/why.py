@@ -94,7 +94,12 @@ def _band(case: Case) -> str:
     count = track.counts(n)[role]
     high = count * target * (1 + behavior.scale_out.tolerance.fraction)
     low = count * target * (1 - behavior.scale_in.tolerance.fraction)
-    return f"{signal.metric.value} of {role} above {high:g} scales out, below {low:g} in (at weight 1)"
+    return f"{signal.metric.value} of {role} above {_number(high)} scales out, below {_number(low)} in (at weight 1)"
+
+
+def _number(value: float) -> str:
+    """Tokens/s in whole ones with separators, fractions as they are."""
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:g}"
 
 
 def _stabilizing(case: Case) -> str:

@@ -77,7 +77,7 @@ def test_why_says_what_and_what_next(line: CommandLine) -> None:
     """The latest action in a sentence, then what would change it."""
     said = line("why", "chat").stdout
     assert "chat scaled out to 8 decode, 4 prefill (demand" in said
-    assert "Next: decode_tps of decode above 8400 scales out" in said
+    assert "Next: decode_tps of decode above 8,400 scales out" in said
     assert 2 == line("why", "nobody").exit_code
 
 

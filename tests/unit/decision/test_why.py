@@ -71,7 +71,7 @@ def test_steady_says_where_the_signal_would_move_it() -> None:
     """The band of the first signal in its own unit."""
     run = Run(lawbook.spec())
     run.window(decode=4, load=4.0)
-    assert "decode_tps of decode above 4200 scales out, below 3400 in" in told(run)
+    assert "decode_tps of decode above 4,200 scales out, below 3,400 in" in told(run)
 
 
 def test_every_hold_has_a_next_thing() -> None:
