@@ -26,6 +26,8 @@ OUTPUTS: Final = {
     StageName.DECISIONS: frozenset({Topic.SIGNALS, Topic.PLACEMENTS, Topic.SPECS, Topic.DECISIONS, Topic.DECISION_STATE, Topic.COMMANDS}),
     StageName.PLACEMENTS: frozenset({Topic.COMMANDS, Topic.ACTUATIONS, Topic.FLEET, Topic.PLACEMENTS, Topic.SPECS}),
 }
+BEHIND: Final = frozenset({Topic.PLACEMENTS, Topic.COMMANDS, Topic.ACTUATIONS})  # stamped earlier than they are read
+BEHIND_MS: Final = 180_000
 BY_SERVICE: Final = frozenset({Topic.TELEMETRY, Topic.SIGNALS, Topic.DECISIONS, Topic.DECISION_STATE, Topic.SPECS})
 Mark = tuple[StageName, str, int]
 
@@ -50,6 +52,8 @@ class Cut:
         if topic in {Topic.SPECS, Topic.FLEET}:
             return True
         since_ms = self.states_since_ms if topic is Topic.DECISION_STATE else self.since_ms
+        if topic in BEHIND:
+            since_ms -= BEHIND_MS
         return since_ms <= record.timestamp_ms <= self.until_ms
 
 
