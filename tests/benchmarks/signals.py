@@ -272,11 +272,11 @@ def main() -> None:
     _row("plain dict loop, json", "2000 instances, 50 a record", lambda: dict_loop(Load(2_000, 50, 60)))
     kafka = os.environ.get("HETEROSCALE_KAFKA")
     if kafka:
-        ours = _row("Kafka + Faust + core", "2000 instances, 50 a record", lambda: asyncio.run(through_faust(kafka, Load(2_000, 50, 400))))
+        ours = _row("Kafka + Faust + core", "2000 instances, 50 a record", lambda: asyncio.run(through_faust(kafka, Load(2_000, 50, 800))))
         _row(
             "Kafka + Faust + core",
             "2000 instances, 50 a record, two histograms",
-            lambda: asyncio.run(through_faust(kafka, Load(2_000, 50, 200, True))),
+            lambda: asyncio.run(through_faust(kafka, Load(2_000, 50, 400, True))),
         )
         table = _row("Faust hopping table", "2000 instances, 50 a record", lambda: asyncio.run(faust_table(kafka, Load(2_000, 50, 40))))
         print(f"Kafka + Faust + core is {ours / table:.0f} times the Faust table")  # noqa: T201

@@ -16,7 +16,7 @@ from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantil
 from heteroscale.contracts.telemetry import EngineState
 from heteroscale.signals.intake import CACHED, FACE, GENERATION, GPU_UTIL, KV_USAGE, OFFSET, PROMPT, RUNNING, SM_ACTIVE, WAITING
 from heteroscale.signals.quantiles import quantiles_ms
-from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span, any_column, together
+from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span, any_column, slots_where, together
 from heteroscale.signals.table import ServiceTable
 from heteroscale.signals.timeline import Parameters
 from heteroscale.signals.wire import Edges
@@ -24,6 +24,7 @@ from heteroscale.signals.wire import Edges
 USABLE_SHARE: Final = 0.8
 _STEP: Final = float(2**20)  # bucket shares are summed in steps of 2^-20 observations: exact in any order
 _DIGITS: Final = 6
+_WHOLE_MAX: Final = 2.0**53  # below this every whole number is a float
 _STATES: Final = tuple(state.value for state in (EngineState.LOADING, EngineState.SERVING, EngineState.DRAINING, EngineState.STOPPING))
 
 
@@ -128,7 +129,7 @@ class _Role:
     def _rate(self, amounts: Floats) -> float | None:
         """Tokens/s of the role; null without any difference."""
         there = amounts[~np.isnan(amounts)]
-        return round(math.fsum(there.tolist()) / self._seconds, _DIGITS) if len(there) else None
+        return round(_sum(there) / self._seconds, _DIGITS) if len(there) else None
 
     def _missed(self) -> float | None:
         """Prompt tokens that no prefix cache held; null while an active instance that was heard does not count them."""
@@ -167,22 +168,22 @@ class _Role:
         rows = self._serving
         figures = self._table.series.extras[gauge][: len(self._inside), together(rows)]
         there = self._inside & ~np.isnan(figures)
-        count = np.count_nonzero(there, axis=0)
+        count = slots_where(there)
         known = count > 0
         if not known.any():
             return None
         means = np.where(there, figures, 0.0).sum(axis=0)[known] / count[known]
         if not weighted:
-            return round(math.fsum(means.tolist()) / len(means), _DIGITS)
+            return round(_sum(means) / len(means), _DIGITS)
         of_face = np.array([1.0 if face.gpus is None else float(face.gpus) for face in self._table.faces])
         weights = of_face[self._view.face[rows[known]]]
-        total = math.fsum(weights.tolist())
-        return round(math.fsum((means * weights).tolist()) / total, _DIGITS) if total else None
+        total = _sum(weights)
+        return round(_sum(means * weights) / total, _DIGITS) if total else None
 
     def _sum_of_last(self, gauge: int) -> float | None:
         figures = self._table.series.extras[gauge][np.maximum(self._view.bounds.last[self._active], 0), self._active]
         there = figures[~np.isnan(figures)]
-        return round(math.fsum(there.tolist()), _DIGITS) if len(there) else None
+        return round(_sum(there), _DIGITS) if len(there) else None
 
     def _quantiles(self, kind: str) -> Quantiles | None:
         counts: dict[Edges, list[float]] = {}
@@ -223,3 +224,9 @@ def _numbers(faces: Ints) -> list[int]:
     """The faces that occur, sorted."""
     found: list[int] = np.flatnonzero(np.bincount(faces)).tolist()
     return found
+
+
+def _sum(figures: Floats) -> float:
+    """The sum, rounded once: whole numbers add up exactly in any order, all others by fsum. None is negative."""
+    total = float(figures.sum())
+    return total if total < _WHOLE_MAX and (figures == np.rint(figures)).all() else math.fsum(figures.tolist())

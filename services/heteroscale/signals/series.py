@@ -144,7 +144,7 @@ class Series:
 
         What all rows can do without costs nothing to drop. A row that could drop one sample more keeps it.
         """
-        drop = np.maximum(np.count_nonzero(self.at[: self.deepest] <= start_ms, axis=0) - 1, 0)
+        drop = np.maximum(slots_where(self.at[: self.deepest] <= start_ms) - 1, 0)
         rows = np.flatnonzero(drop)
         absent = np.isnan(self.values[drop[rows], rows]).any(axis=1) & self.special[:, rows].any(axis=0)
         for row in rows[absent].tolist():
@@ -219,8 +219,8 @@ class Series:
     def bounds(self, span: Span, rows: Ints) -> Bounds:
         """The slots that bound a window, for `rows`."""
         at = self.at[: self.deepest, together(rows)]
-        before_end = np.count_nonzero(at < span.end_ms, axis=0)
-        left = np.maximum(np.count_nonzero(at <= span.start_ms, axis=0) - 1, 0)
+        before_end = slots_where(at < span.end_ms)
+        left = np.maximum(slots_where(at <= span.start_ms) - 1, 0)
         last = before_end - 1
         after = np.minimum(before_end, len(at) - 1)
         bounded = (before_end < self.count[rows]) & (at[after, np.arange(len(rows))] - span.end_ms <= span.interval_ms)
@@ -301,7 +301,7 @@ class Series:
                 uneven = uneven | (at[1:] - at[:-1] > span.forget_ms)
         if not uneven.any():
             return []
-        reach = np.count_nonzero(at <= span.end_ms + span.interval_ms, axis=0)
+        reach = slots_where(at <= span.end_ms + span.interval_ms)
         steps = np.arange(1, deepest)[:, None]
         found = np.flatnonzero((uneven & (steps > left) & (steps < reach)).any(axis=0))
         return list(zip(found.tolist(), reach[found].tolist(), strict=True))
@@ -336,6 +336,12 @@ def together(rows: Ints) -> Ints | slice:
     if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
+
+
+def slots_where(mask: Mask) -> Ints:
+    """How many slots of each row hold. Rows have fewer than 2^15, and narrow sums are quick."""
+    count: Ints = mask.sum(axis=0, dtype=np.int16).astype(np.int64)
+    return count
 
 
 def other_process(before: Floats, after: Floats) -> Mask:
