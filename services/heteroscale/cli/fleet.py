@@ -8,8 +8,11 @@ import click
 import msgspec
 
 from heteroscale.bus.log import Entry
-from heteroscale.cli import fleet_files, output
+from heteroscale.cli import fleet_files, fleet_looks, output
 from heteroscale.cli.durations import DURATION
+from heteroscale.cli.fleet_files import Source
+from heteroscale.cli.fleet_looks import nodes_of_log
+from heteroscale.cli.fleet_source import source_options
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
 from heteroscale.contracts import codec
@@ -42,36 +45,20 @@ def fleet() -> None:
 Examples:
   heteroscale fleet import FLEET.yaml --dry-run
   heteroscale fleet import nodes.csv --fleet eu --prune
-  kubectl get nodes -o json | heteroscale fleet import - --format kubernetes""",
+  kubectl get nodes -o json | heteroscale fleet import - --format kubernetes
+  kubectl get nodes -o json | heteroscale fleet import - --label s1=example.com/leaf --label s2=example.com/spine""",
 )
-@click.argument("path", metavar="FILE")
-@click.option("--format", "form", type=click.Choice(fleet_files.FORMATS), default="auto", show_default=True, help="What FILE is.")
-@click.option("--fleet", "fleet_name", metavar="NAME", help="The fleet that the nodes belong to [default: the file's, else default].")
-@click.option("--cluster", metavar="NAME", help="The cluster, for formats that do not say it, or say another [default: default].")
-@click.option("--gpu-type", metavar="TYPE", help="The GPU type, for formats that do not say it.")
-@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="GPUs a node, for formats that do not say it.")
+@source_options
 @click.option("--prune", is_flag=True, help="Remove nodes of the fleet that the file does not list.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, write nothing.")
 @json_option
 @connection_options
-def import_(  # noqa: PLR0913 (each argument is an option)
-    path: str,
-    *,
-    form: str,
-    fleet_name: str | None,
-    cluster: str | None,
-    gpu_type: str | None,
-    gpus: int | None,
-    prune: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def import_(path: str, source: Source, *, prune: bool, dry_run: bool, as_json: bool) -> None:
     """Write the nodes of a file to fleet.v1; nodes that say the same already are left alone.
 
     Formats: plain YAML (as `heteroscale plan` reads), CSV (node,gpu_type,gpus,cluster,s2,s1[,s0,state,used,fleet]), topograph
-    models, `kubectl get nodes -o json`, Slurm topology.conf. Nothing is written if anything in the file is wrong.
+    models, `kubectl get nodes -o json`, Slurm topology.conf and topology.yaml. Nothing is written if anything in the file is wrong.
     """
-    source = fleet_files.Source(form=form, fleet=fleet_name, cluster=cluster, gpu_type=gpu_type, gpus=gpus)
     imported = fleet_files.read(path, source)
     for warning in imported.warnings:
         output.note(f"{path}: note: {warning}")
@@ -128,7 +115,7 @@ Examples:
 @connection_options
 def show(*, each: bool, fleet_name: str | None, as_json: bool) -> None:
     """The fleet by topology; who holds which GPU is in `heteroscale inventory`."""
-    nodes = [node for node in run_async(_nodes()).values() if fleet_name in {None, node.fleet}]
+    nodes = [node for node in run_async(nodes_of_log()).values() if fleet_name in {None, node.fleet}]
     if as_json:
         for node in nodes:
             output.emit(node)
@@ -162,12 +149,6 @@ def _by_s1(nodes: list[FleetNode]) -> list[tuple[object, ...]]:
         )
         for place, here in sorted(places.items())
     ]
-
-
-async def _nodes() -> dict[str, FleetNode]:
-    connection = connection_of()
-    async with connection.log() as log:
-        return await LogView(log, connection.prefix).newest_each(FleetNode, Topic.FLEET)
 
 
 @fleet.command(
@@ -294,3 +275,7 @@ def _show(nodes: list[FleetNode], *, as_json: bool) -> None:
             output.emit(node)
         else:
             click.echo(f"{node.fleet}/{node.node}: {node.state.value} since {instant_text(node.observed_at_ms)}")
+
+
+fleet.add_command(fleet_looks.diff)
+fleet.add_command(fleet_looks.headroom)

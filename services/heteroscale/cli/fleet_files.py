@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -23,6 +24,22 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str | None = None
     gpu_type: str | None = None
     gpus: int | None = None
+    labels: Mapping[str, tuple[str, ...]] = {}
+
+
+def labels_of(given: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """`LEVEL=KEY` as people write them. Raises Rejected."""
+    from heteroscale.placement.topologies.kubernetes import MAPPED  # noqa: PLC0415 (only where labels are named)
+
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        level, _, key = text.partition("=")
+        if level not in MAPPED or not key:
+            raise Rejected(
+                "label", f"--label {text!r} is not LEVEL=KEY; write one such as s1=example.com/leaf, LEVEL is one of {', '.join(MAPPED)}"
+            )
+        found[level] = (*found.get(level, ()), key)
+    return found
 
 
 def read(path: str, source: Source) -> Imported:
@@ -51,17 +68,28 @@ def _guess(path: str, text: str) -> str:
     if path.endswith(".csv"):
         return "csv"
     first = next((line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")), "")
-    if first.lower().startswith(("switchname=", "blockname=")):
+    if _is_conf(text):
         return "slurm"
     if "," in first and ":" not in first and not first.startswith(("{", "[")):
         return "csv"
-    document = _document(path, text)
+    return _guess_document(_document(path, text))
+
+
+def _guess_document(document: object) -> str:
     if isinstance(document, dict):
         if "items" in document or document.get("kind") in {"Node", "NodeList", "List"}:
             return "kubernetes"
         if "switches" in document or "blocks" in document:
             return "topograph"
+    if isinstance(document, list) and document and all(isinstance(one, dict) and "topology" in one for one in document):
+        return "slurm"
     return "yaml"
+
+
+def _is_conf(text: str) -> bool:
+    """Slurm's older format: settings by line."""
+    first = next((line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")), "")
+    return first.lower().startswith(("switchname=", "blockname=", "blocksizes="))
 
 
 def _document(path: str, text: str) -> object:
@@ -72,16 +100,20 @@ def _document(path: str, text: str) -> object:
 
 
 def _read(path: str, text: str, form: str, source: Source) -> Imported:
-    from heteroscale.placement.topologies import fabrics  # noqa: PLC0415 (only these formats need it)
+    from heteroscale.placement.topologies import fabrics, kubernetes, slurm  # noqa: PLC0415 (only these formats need it)
 
-    given = fabrics.Given(fleet=source.fleet or "default", cluster=source.cluster, gpu_type=source.gpu_type, gpus=source.gpus)
+    given = fabrics.Given(
+        fleet=source.fleet or "default", cluster=source.cluster, gpu_type=source.gpu_type, gpus=source.gpus, labels=source.labels
+    )
     if form == "csv":
         return importers.from_csv(text, source.fleet)
-    if form == "slurm":
-        return fabrics.from_slurm(text, given)
+    if form == "slurm" and _is_conf(text):
+        return slurm.from_conf(text, given)
     document = _document(path, text)
+    if form == "slurm":
+        return slurm.from_yaml(document, given)
     if form == "kubernetes":
-        return fabrics.from_kubernetes(document, given)
+        return kubernetes.from_nodes(document, given)
     if form == "topograph":
         return fabrics.from_topograph(document, given)
     return importers.from_document(document, source.fleet)

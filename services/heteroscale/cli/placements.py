@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import click
 import msgspec
 
 from heteroscale.bus.log import Entry, Log
-from heteroscale.cli import adoption_plan, output, placement_tree
+from heteroscale.cli import adoption_plan, live, output, placement_tree
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic, topic_name
-from heteroscale.placement import adoption, app, check, state
+from heteroscale.placement import adoption, check, state
 from heteroscale.placement.check import Violation
 from heteroscale.placement.fleet_topic import FleetTopic
-from heteroscale.placement.inventory.entries import FleetImage, held_by_node
+from heteroscale.placement.inventory.entries import held_by_node
 from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.placements_topic import PlacementsTopic
-from heteroscale.placement.settings import PlacementSettings
 
 SETTLE_S: Final = 0.5
 LOOKS: Final = 4  # a worker publishes within milliseconds; what still differs after two seconds is wrong
@@ -145,7 +142,7 @@ Example:
 @connection_options
 def inventory_show(fleet: str, *, as_json: bool) -> None:
     """Every node: its standing, and who holds its GPUs."""
-    image = run_async(_image(fleet))
+    image = run_async(live.image(fleet))
     held = held_by_node(image.instances)
     rows = []
     for name, node in sorted(image.nodes.items()):
@@ -189,18 +186,6 @@ def inventory_check(fleet: str | None, *, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@asynccontextmanager
-async def _inventory() -> AsyncIterator[Inventory]:
-    connection = connection_of()
-    given = connection.redis_settings()
-    settings = PlacementSettings(**{name: getattr(given, name) for name in given.__struct_fields__})
-    opened = app.inventory_for(settings, connection.prefix)
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
 async def _newest(service: str, *, dry_runs: bool = False) -> Placement:
     connection = connection_of()
     async with connection.log() as log:
@@ -210,19 +195,11 @@ async def _newest(service: str, *, dry_runs: bool = False) -> Placement:
     return found
 
 
-async def _image(fleet: str) -> FleetImage:
-    async with _inventory() as opened:
-        image = await opened.read(fleet)
-    if image is None:
-        raise Rejected("no_inventory", f"fleet {fleet!r} has no inventory yet; a running placement service builds it")
-    return image
-
-
 async def _adopt(service: str, fleet: str | None, *, send: bool) -> tuple[adoption_plan.Proposed, dict[str, str]]:
     connection = connection_of()
     async with connection.log() as log:
         proposed = await adoption_plan.propose(log, connection.prefix, service, fleet)
-        image = await _image(proposed.command.fleet) if proposed.command.adopt else None
+        image = await live.image(proposed.command.fleet) if proposed.command.adopt else None
         refused: dict[str, str] = {}
         if image is not None:
             conflicts = adoption.conflicts(state.from_image(proposed.command.fleet, 0, image), proposed.command)
@@ -240,7 +217,7 @@ async def _send(log: Log, prefix: str, command: Command) -> None:
 async def _check(fleet: str | None) -> dict[str, list[Violation]]:
     """Look until the worker has published what it reserved, or the looks are used up."""
     connection = connection_of()
-    async with connection.log() as log, _inventory() as opened:
+    async with connection.log() as log, live.inventory() as opened:
         for look in range(LOOKS):
             found = await _look(log, opened, connection.prefix, fleet)
             if not any(found.values()) or look == LOOKS - 1:

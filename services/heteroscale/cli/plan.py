@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.tree import Tree
 
 from heteroscale.cli import output, plan_files
-from heteroscale.cli.options import json_option
+from heteroscale.cli.options import connection_options, json_option, run_async
+from heteroscale.cli.plan_files import PlanInput
 from heteroscale.contracts import codec
+from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import Domain, Group
 from heteroscale.placement.planning import planner
 from heteroscale.placement.planning.model import Planned
 
 EXAMPLE = """\b
-Example:
+Examples:
   heteroscale plan fleet.yaml requests.yaml --json
+  heteroscale plan --against live requests.yaml        # what would happen now; reads only
 
 \b
 fleet.yaml:
@@ -38,16 +41,20 @@ PIPED_WIDTH: Final = 1_000  # columns; into a pipe or a file nothing is cut off
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("fleet", metavar="FLEET.yaml")
-@click.argument("requests", metavar="REQUESTS.yaml")
+@click.argument("files", metavar="[FLEET.yaml] REQUESTS.yaml", nargs=-1, required=True)
+@click.option(
+    "--against", type=click.Choice(["file", "live"]), default="file", show_default=True, help="FLEET.yaml, or the live inventory."
+)
+@click.option("--fleet", "fleet_name", metavar="NAME", default="default", show_default=True, help="The fleet, with --against live.")
 @json_option
-def plan(fleet: str, requests: str, *, as_json: bool) -> None:
+@connection_options
+def plan(files: tuple[str, ...], *, against: str, fleet_name: str, as_json: bool) -> None:
     """Plan requests on a fleet, on paper.
 
     Prints one line a request, in the file's order, with status, reason, new and changed groups and an explanation; without
     `--json` as a tree. Exit 2 if a file makes no sense.
     """
-    given = plan_files.load(fleet, requests)
+    given = _given(files, fleet_name if against == "live" else None)
     planned = planner.plan(given.snapshot, given.requests)
     if as_json:
         for answer in planned:
@@ -58,6 +65,19 @@ def plan(fleet: str, requests: str, *, as_json: bool) -> None:
         console.width = PIPED_WIDTH
     for answer in planned:
         console.print(tree(answer))
+
+
+def _given(files: tuple[str, ...], live_fleet: str | None) -> PlanInput:
+    """A fleet and requests from files, or requests on what the inventory holds now."""
+    if live_fleet is not None:
+        if len(files) != 1:
+            raise Rejected("plan", "--against live takes REQUESTS.yaml alone; the fleet is the live one")
+        from heteroscale.cli import live  # noqa: PLC0415 (the inventory's client, for this alone)
+
+        return plan_files.load_requests(files[0], live.snapshot_of(live_fleet, run_async(live.image(live_fleet))))
+    if len(files) != 2:
+        raise Rejected("plan", "takes FLEET.yaml and REQUESTS.yaml; or --against live and REQUESTS.yaml")
+    return plan_files.load(*files)
 
 
 def document(answer: Planned) -> dict[str, Any]:

@@ -140,9 +140,13 @@ class PlanInput(NamedTuple):
 def load(fleet: str, requests: str) -> PlanInput:
     """Both files. Raises Rejected with place and cure."""
     shape, problems = _read(fleet, PlanFleet, "nodes")
-    snapshot = _snapshot(shape, problems)
-    asked, more = _read(requests, PlanRequests, "requests")
-    return PlanInput(snapshot, _requests(asked, shape.fleet, snapshot, more))
+    return load_requests(requests, _snapshot(shape, problems))
+
+
+def load_requests(requests: str, snapshot: Snapshot) -> PlanInput:
+    """The requests on a fleet that is known. Raises Rejected with place and cure."""
+    asked, problems = _read(requests, PlanRequests, "requests")
+    return PlanInput(snapshot, _requests(asked, snapshot.topology.fleet, snapshot, problems))
 
 
 def _read(path: str, kind: type[T], key: str) -> tuple[T, Problems]:

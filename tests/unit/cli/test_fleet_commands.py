@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from heteroscale.contracts.placements import InstanceState
-from heteroscale.placement.topologies import fabrics, importers
+from heteroscale.placement.topologies import fabrics, importers, kubernetes, slurm
 from heteroscale.placement.topologies.fabrics import Given
 from support import builders
 from support.command_line import PREFIX, CommandLine
@@ -156,12 +156,12 @@ def importers_document(text: str) -> object:
 
 def test_slurm_trees_and_blocks() -> None:
     """Switches with nodes are s1, the switch above them s2; blocks stand for themselves."""
-    tree = fabrics.from_slurm(SLURM, GIVEN)
+    tree = slurm.from_conf(SLURM, GIVEN)
     assert [("n01", "spine", "leaf1"), ("n02", "spine", "leaf1"), ("n03", "spine", "leaf2"), ("n04", "spine", "leaf2")] == [
         (node.node, node.at.s2, node.at.s1) for node in tree.nodes
     ]
-    assert ["b1"] * 3 == [node.at.s1 for node in fabrics.from_slurm("BlockName=b1 Nodes=n[1-3]\n", GIVEN).nodes]
-    assert fabrics.from_slurm("SwitchName=s Nodes=n[3-1]\n", GIVEN).problems
+    assert ["b1"] * 3 == [node.at.s1 for node in slurm.from_conf("BlockName=b1 Nodes=n[1-3]\n", GIVEN).nodes]
+    assert slurm.from_conf("SwitchName=s Nodes=n[3-1]\n", GIVEN).problems
 
 
 @pytest.mark.parametrize(
@@ -186,20 +186,104 @@ def test_kubernetes_nodes(line: CommandLine, tmp_path: Path) -> None:
     assert ("cordoned", "NVIDIA-H200", 8) == (node["state"], node["gpu_type"], node["gpus"])
     assert {"cluster": "eu", "s2": "s1", "s1": "l1", "s0": None} == node["at"]
 
-    unlabelled = fabrics.from_kubernetes({"items": [{"metadata": {"name": "g"}, "status": {"capacity": {"nvidia.com/gpu": "8"}}}]}, GIVEN)
-    assert "g: has no label for s1; label it with fabric.topograph.run/tier-0" == unlabelled.problems[0]
+    unlabelled = kubernetes.from_nodes({"items": [{"metadata": {"name": "g"}, "status": {"capacity": {"nvidia.com/gpu": "8"}}}]}, GIVEN)
+    assert "g: has no label for s1; label it with fabric.topograph.run/tier-0, or name yours with --label s1=KEY" == unlabelled.problems[0]
 
 
 @pytest.mark.parametrize("document", [None, 5, [], {}, {"blocks": 3}, {"blocks": [{"nodes": None}]}, {"items": [{}]}, {"items": "x"}])
 def test_what_is_no_fabric_is_a_problem(document: object) -> None:
     """Anything may stand in a file; it is said what it is not, never a crash."""
     assert fabrics.from_topograph(document, GIVEN).problems
-    assert fabrics.from_kubernetes(document, GIVEN).problems
+    assert kubernetes.from_nodes(document, GIVEN).problems
     assert importers.from_document(document).problems
 
 
 def test_a_crowded_leaf_is_pointed_out() -> None:
     """Most nodes of a large fleet in one s1 looks like a misread fabric."""
-    crowded = fabrics.from_slurm("SwitchName=leaf Nodes=n[001-100]\n", GIVEN)
+    crowded = slurm.from_conf("SwitchName=leaf Nodes=n[001-100]\n", GIVEN)
     assert ["100 of 100 nodes sit in one s1, c/leaf/leaf; is the fabric read right?"] == crowded.warnings
     assert [] == importers.from_document(importers_document(FLEET)).warnings
+
+
+def test_labels_of_ones_own_come_before_the_usual_ones(line: CommandLine, tmp_path: Path) -> None:
+    """--label names the label of a level or of the GPU type; what is no level is refused."""
+    labels = {"my.org/rack": "r7", "my.org/hall": "h2", "my.org/gpu": "H20", "network.topology.nvidia.com/leaf": "other"}
+    items = [{"metadata": {"name": "g1", "labels": labels}, "status": {"capacity": {"nvidia.com/gpu": "8"}}}]
+    path = write(tmp_path, "nodes.json", orjson.dumps({"kind": "List", "items": items}).decode())
+    mapped = [word for level in ("s1=my.org/rack", "s2=my.org/hall", "gpu_type=my.org/gpu") for word in ("--label", level)]
+    assert 1 == line.json("fleet", "import", path, *mapped)[0]["created"]
+    node = nodes(line)["g1"]
+    assert ("H20", {"cluster": "default", "s2": "h2", "s1": "r7", "s0": None}) == (node["gpu_type"], node["at"])
+    for wrong in ("rack=my.org/rack", "s1", "s1="):
+        refused = line("fleet", "import", path, "--label", wrong)
+        assert (2, True) == (refused.exit_code, "is not LEVEL=KEY; write one such as s1=example.com/leaf" in refused.stderr)
+
+
+SLURM_YAML = """
+- topology: flat1
+  flat: true
+- topology: fabric
+  cluster_default: true
+  tree:
+    switches:
+      - {switch: spine, children: "leaf[1-2]"}
+      - {switch: leaf1, nodes: "n[01-02]"}
+      - {switch: leaf2, nodes: "n03"}
+"""
+SLURM_BLOCKS = """
+- topology: nvl
+  block:
+    block_sizes: [2, 4]
+    blocks:
+      - {block: b1, nodes: "n[1-2]"}
+      - {block: b2, nodes: "n[3-4]"}
+      - {block: b3, nodes: "n[5-6]"}
+"""
+
+
+def test_slurm_yaml_gives_what_the_older_file_gives(line: CommandLine, tmp_path: Path) -> None:
+    """The default topology is read, trees and blocks; topologies that were left out are named."""
+    given = ("--gpu-type", "H20", "--gpus", "8")
+    result = line("fleet", "import", write(tmp_path, "topology.yaml", SLURM_YAML), *given)
+    assert (0, True) == (result.exit_code, "fabric was read; flat1 not" in result.stderr)
+    leaves = {"n01": "leaf1", "n02": "leaf1", "n03": "leaf2"}
+    expected = {name: {"cluster": "default", "s2": "spine", "s1": leaf, "s0": None} for name, leaf in leaves.items()}
+    assert expected == {name: node["at"] for name, node in nodes(line).items()}
+
+
+def test_blocks_of_the_second_size_share_an_s2() -> None:
+    """Successive blocks make up a larger one, in both files alike."""
+    conf = "BlockName=b1 Nodes=n[1-2]\nBlockName=b2 Nodes=n[3-4]\nBlockName=b3 Nodes=n[5-6]\nBlockSizes=2,4\n"
+    found = slurm.from_yaml(importers_document(SLURM_BLOCKS), GIVEN)
+    assert [("b1", "b1"), ("b1", "b2"), ("b3", "b3")] == list(dict.fromkeys((node.at.s2, node.at.s1) for node in found.nodes))
+    assert found.nodes == slurm.from_conf(conf, GIVEN).nodes
+
+
+@pytest.mark.parametrize(
+    "document", [None, 5, {}, [], [{}], [{"topology": "t"}], [{"topology": "t", "flat": True}], [{"topology": "t", "tree": {}}]]
+)
+def test_what_is_no_slurm_topology_is_a_problem(document: object) -> None:
+    """It is said what it is not, never a crash."""
+    assert slurm.from_yaml(document, GIVEN).problems
+
+
+def test_diff_says_what_an_import_would_change(line: CommandLine, tmp_path: Path) -> None:
+    """New, gone and changed nodes, field by field; exit 1 if there are any, and nothing is written."""
+    line("fleet", "import", write(tmp_path, "a.yaml", FLEET))
+    same = line("fleet", "diff", write(tmp_path, "a.yaml", FLEET))
+    assert (0, "") == (same.exit_code, same.stdout)
+    lines = FLEET.replace("gpus: 4, used: 2", "gpus: 8, used: 2").replace("s0: r1", "s0: r2").replace("a1-1", "a1-9")
+    path = write(tmp_path, "b.yaml", lines)
+    before = nodes(line)
+    result = line("fleet", "diff", path)
+    assert 1 == result.exit_code
+    assert [
+        "- default/a1-1  ",
+        "~ default/a1-2  at.s0: r1 -> r2",
+        "+ default/a1-9  ",
+        "~ default/b1-1  gpus: 4 -> 8",
+    ] == [text if text.startswith("~") else text.partition("  ")[0] + "  " for text in result.stdout.splitlines()]
+    documents = [orjson.loads(text) for text in line("fleet", "diff", path, "--json").stdout.splitlines()]
+    assert ["removed", "changed", "created", "changed"] == [one["what"] for one in documents]
+    assert ({"gpus": 4}, {"gpus": 8}) == (documents[3]["before"], documents[3]["after"])
+    assert before == nodes(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -124,3 +125,46 @@ def commands(line: CommandLine) -> list[Command]:
     records = asyncio.run(LogView(line.log, PREFIX).records(Topic.COMMANDS))
     found = [codec.decode(Command, record.value or b"") for record in records]
     return [one for one in found if one.service == "chat"]
+
+
+def test_headroom_counts_units_of_the_service_as_it_is(line: CommandLine, inventory: MemoryInventory) -> None:
+    """One of four free nodes is left beside three that are held: no whole unit; a freed node makes one."""
+    (document,) = line.json("fleet", "headroom", "chat", *REDIS)
+    assert ({"decode": 2, "prefill": 1}, 0, []) == (document["unit"], document["units"], document["domains"])
+    entry_of = inventory._fleets["default"].nodes
+    for name in ("n4", "n5"):
+        entry_of[name] = msgspec.structs.replace(entry_of[name], free=8, used=0)
+    (document,) = line.json("fleet", "headroom", "chat", *REDIS)
+    assert (1, "low", 1) == (document["units"], document["domains"][0]["pool"], document["domains"][0]["units"])
+    assert "chat: room for 1 more units of 2 decode, 1 prefill" in line("fleet", "headroom", "chat", *REDIS).stdout
+    unknown = line("fleet", "headroom", "chatt", *REDIS)
+    assert (2, True) == (unknown.exit_code, "did you mean chat?" in unknown.stderr)
+
+
+def test_plan_against_live_starts_from_what_runs_and_reserves_nothing(
+    line: CommandLine, inventory: MemoryInventory, tmp_path: Path
+) -> None:
+    """One more decode joins the running group on the free node; two do not fit; the books are as before."""
+    requests = tmp_path / "requests.yaml"
+    before = asyncio.run(inventory.read("default"))
+    text = (
+        "requests: [{service: chat, roles: {prefill: {add: 0, gpus: 8, gpu_types: [H20]}, decode: {add: %d, gpus: 8, gpu_types: [H20]}}}]"
+    )
+    requests.write_text(text % 1)
+    (answer,) = line.json("plan", "--against", "live", str(requests), *REDIS)
+    assert ("placed", "grown", False) == (answer["status"], answer["reason"], answer["groups"][0]["new"])
+    requests.write_text(text % 2)
+    (answer,) = line.json("plan", "--against", "live", str(requests), *REDIS)
+    assert ("partial", {"decode": 1}) == (answer["status"], answer["shortfall"])
+    assert before == asyncio.run(inventory.read("default"))
+
+
+def test_plan_against_live_takes_no_fleet_file(line: CommandLine, tmp_path: Path) -> None:
+    """Two files with --against live, or one without, are refused with what to write."""
+    path = tmp_path / "requests.yaml"
+    path.write_text("requests: []")
+    for words, said in ((("--against", "live", str(path), str(path)), "takes REQUESTS.yaml alone"), ((str(path),), "takes FLEET.yaml and")):
+        refused = line("plan", *words, *REDIS)
+        assert (2, True) == (refused.exit_code, said in refused.stderr)
+    unknown = line("plan", "--against", "live", "--fleet", "other", str(path), *REDIS)
+    assert (2, True) == (unknown.exit_code, "has no inventory yet" in unknown.stderr)

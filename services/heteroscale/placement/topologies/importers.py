@@ -1,6 +1,6 @@
 """Nodes from documents that people have: plain YAML (the FLEET.yaml of `plan`) and CSV. Pure; says everything that is wrong.
 
-Fabric descriptions of other tools are read in `placement.fabrics`.
+Fabric descriptions of other tools are read in `fabrics`, `kubernetes` and `slurm`.
 """
 
 from __future__ import annotations

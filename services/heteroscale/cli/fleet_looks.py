@@ -1,0 +1,77 @@
+"""`heteroscale fleet diff` and `fleet headroom`: what a file would change, and how much more fits. Both only look."""
+
+from __future__ import annotations
+
+import click
+
+from heteroscale.cli import fleet_diff, fleet_files, output, placement_tree
+from heteroscale.cli.fleet_files import Source
+from heteroscale.cli.fleet_source import source_options
+from heteroscale.cli.log_view import LogView
+from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
+from heteroscale.contracts import codec
+from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.fleet import FleetNode
+from heteroscale.contracts.topics import Topic
+from heteroscale.decision.specs.problems import did_you_mean
+from heteroscale.placement.planning import headroom as planning
+from heteroscale.placement.planning.model import IdSource, Request
+
+
+async def nodes_of_log() -> dict[str, FleetNode]:
+    """The newest record of every node, by its key."""
+    connection = connection_of()
+    async with connection.log() as log:
+        return await LogView(log, connection.prefix).newest_each(FleetNode, Topic.FLEET)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  heteroscale fleet diff FLEET.yaml
+  heteroscale fleet diff FLEET.yaml --json""",
+)
+@source_options
+@json_option
+@connection_options
+def diff(path: str, source: Source, *, as_json: bool) -> None:
+    """What `fleet import --prune` would change, field by field. Exit 1 if anything differs. Writes nothing."""
+    differences = fleet_diff.between(list(run_async(nodes_of_log()).values()), fleet_files.read(path, source).nodes)
+    for one in differences:
+        if as_json:
+            output.emit(one)
+        else:
+            click.echo(fleet_diff.line(one))
+    if differences:
+        raise click.exceptions.Exit(1)
+    if not as_json:
+        output.note("no difference")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  heteroscale fleet headroom chat-70b
+  heteroscale fleet headroom chat-70b --json""",
+)
+@click.argument("service")
+@click.option("--fleet", "fleet_name", metavar="NAME", default="default", show_default=True)
+@json_option
+@connection_options
+def headroom(service: str, *, fleet_name: str, as_json: bool) -> None:
+    """How many more units of a service fit, by domain and pool class, in the live inventory. Reads only."""
+    from heteroscale.cli import live  # noqa: PLC0415 (the inventory's client, for this alone)
+
+    image = run_async(live.image(fleet_name))
+    entry = image.services.get(service)
+    if entry is None or entry.command is None:
+        raise Rejected("unknown_service", f"fleet {fleet_name!r} has no service {service!r}; {did_you_mean(service, set(image.services))}")
+    snapshot, request = live.snapshot_of(fleet_name, image), Request(command=entry.command, ids=IdSource(service, "headroom"))
+    unit, found = dict(planning.unit_of(snapshot, request)), planning.headroom(snapshot, request)
+    if as_json:
+        domains = [{"domain": codec.to_document(one.domain), "pool": one.pool.value, "units": one.units} for one in found]
+        output.emit({"service": service, "fleet": fleet_name, "unit": unit, "units": sum(one.units for one in found), "domains": domains})
+        return
+    size = ", ".join(f"{count} {role}" for role, count in unit.items())
+    click.echo(f"{service}: room for {sum(one.units for one in found)} more units of {size}")
+    output.table(("domain", "pool", "units"), [(placement_tree.path(one.domain), one.pool.value, one.units) for one in found])
