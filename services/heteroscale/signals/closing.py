@@ -14,9 +14,11 @@ import numpy as np
 from heteroscale.contracts.names import GpuTypeName, RoleName
 from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantiles, RoleSignal
 from heteroscale.contracts.telemetry import EngineState
+from heteroscale.signals import rises
 from heteroscale.signals.intake import CACHED, FACE, GENERATION, GPU_UTIL, KV_USAGE, OFFSET, PROMPT, RUNNING, SM_ACTIVE, WAITING
 from heteroscale.signals.quantiles import quantiles_ms
-from heteroscale.signals.series import Bounds, Floats, Ints, Mask, Rise, Series, Span, any_column, slots_where, together
+from heteroscale.signals.rises import Bounds, Rise, Span
+from heteroscale.signals.series import Floats, Ints, Mask, Series, any_column, slots_where, together
 from heteroscale.signals.table import ServiceTable
 from heteroscale.signals.timeline import Parameters
 from heteroscale.signals.wire import Edges
@@ -69,7 +71,7 @@ def _view(table: ServiceTable, end_ms: int, rules: Parameters) -> _View:
     series = table.series
     span = Span(float(end_ms - rules.size_ms), float(end_ms), float(rules.interval_ms), float(rules.forget_ms))
     every = np.arange(table.rows_used)
-    bounds = series.bounds(span, every)
+    bounds = rises.bounds(series, span, every)
     known = bounds.last >= 0
     last = np.maximum(bounds.last, 0)
     at_last = np.where(known, series.at[last, every], -np.inf)
@@ -82,7 +84,7 @@ def _view(table: ServiceTable, end_ms: int, rules: Parameters) -> _View:
     present = (state != _STATES.index(EngineState.STOPPING)) & (age <= rules.silence_ms) & (age <= rules.forget_ms) | silent
     started = np.where(known, np.nan_to_num(series.started[last, every], nan=-np.inf), -np.inf)
     from_ms = np.maximum(span.start_ms, started)
-    rise = series.rise(span, every, bounds, from_ms)
+    rise = rises.rise(series, span, every, bounds, from_ms)
     wanted = span.end_ms - from_ms
     usable = present & serving & ~silent & (wanted > 0) & (rise.covered_ms >= USABLE_SHARE * wanted)
     heard = at_last >= span.start_ms
@@ -192,7 +194,7 @@ class _Role:
             if not len(rows):
                 continue
             span = self._view.span
-            rise = buckets.rise(span, rows, buckets.bounds(span, rows), np.full(len(rows), span.start_ms)).amount
+            rise = rises.rise(buckets, span, rows, rises.bounds(buckets, span, rows), np.full(len(rows), span.start_ms)).amount
             rise = np.rint(rise[~np.isnan(rise).any(axis=1)] * _STEP)
             if len(rise):
                 counts[edges] = (rise.sum(axis=0) / _STEP).tolist()

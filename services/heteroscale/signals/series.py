@@ -1,10 +1,8 @@
-"""Cumulative counters of many instances, and how much they rose inside a window.
+"""Cumulative counters of many instances, as they were read.
 
 A row is an instance, a slot one of its samples, slots in time order; arrays are [slot, row], so that one step of all instances lies
-together. A counter's rise between two neighbouring samples is spread evenly over the time between them; a window gets its share.
-Where all neighbours are plain (no restart, no gap, no absent value), a window's rise is a difference of two interpolated readings,
-taken for all rows at once; the few other rows are walked pair by pair. Knows nothing of roles, services or watermarks. Times are
-milliseconds, held as floats (exact).
+together. Each step is marked if it is not plain: a restart, or an absent value. Knows nothing of windows, roles or services. Times
+are milliseconds, held as floats (exact).
 """
 
 from __future__ import annotations
@@ -24,30 +22,6 @@ NEVER: Final = np.inf  # the time of an empty slot
 _ROWS_FIRST: Final = 16
 _SLOTS_FIRST: Final = 16
 _FEW: Final = 4  # columns that are cheaper taken one by one
-
-
-class Span(NamedTuple):
-    """[start, end) and the rules of its edges."""
-
-    start_ms: float
-    end_ms: float
-    interval_ms: float  # how far after the end a sample may stand and still bound it
-    forget_ms: float  # neighbours further apart than this give no difference
-
-
-class Bounds(NamedTuple):
-    """Per row: the slots that bound a window. `left` > `right` where nothing does."""
-
-    left: Ints  # the last sample at or before the start, else the first sample
-    last: Ints  # the last sample before the end; -1 if there is none
-    right: Ints  # the sample that bounds the end: the first at or after it within an interval, else `last`
-
-
-class Rise(NamedTuple):
-    """Per row and column: how much the counters rose (NaN: no difference); per row: the milliseconds that differences cover."""
-
-    amount: Floats
-    covered_ms: Floats
 
 
 class Readings(NamedTuple):
@@ -75,13 +49,17 @@ _EMPTY: Final[dict[int, Any]] = {0: NEVER, 1: np.nan, 2: False}  # what an empty
 
 
 class Series:
-    """Recent readings of `width` counters a row, with `extras` further figures a sample that are only kept."""
+    """Recent readings of `width` counters a row, with `extras` further figures a sample that are only kept.
 
-    def __init__(self, width: int, extras: int = 0) -> None:
+    `as_one`: a fall of any counter restarts all of them, as with the buckets of a histogram.
+    """
+
+    def __init__(self, width: int, extras: int = 0, *, as_one: bool = False) -> None:
         self.width = width
+        self.as_one = as_one
         self.count = np.zeros(_ROWS_FIRST, dtype=np.int64)
         self._base = 0  # slots before it are dropped
-        self._gap_ms_max = 0.0  # no two neighbours were ever further apart
+        self.gap_ms_max = 0.0  # no two neighbours were ever further apart
         room = (_SLOTS_FIRST, _ROWS_FIRST)
         every = [np.zeros(room) for _ in range(extras)]
         self._hold([np.full(room, NEVER), np.full(room, np.nan), np.zeros(room, dtype=np.bool_), np.zeros((*room, width)), *every])
@@ -191,7 +169,7 @@ class Series:
             array.reshape(-1)[place] = figures
         self.values.reshape(-1, self.width)[place] = readings.values
         self.count += np.bincount(rows, minlength=self.rows)
-        self._gap_ms_max = max(self._gap_ms_max, float(readings.gap_ms[slots > 0].max(initial=0.0)))
+        self.gap_ms_max = max(self.gap_ms_max, float(readings.gap_ms[slots > 0].max(initial=0.0)))
 
     def insert(self, row: int, at: float, started: float, values: Floats, extras: Floats | None = None) -> None:
         """Add one reading in its place in time, between others."""
@@ -210,47 +188,11 @@ class Series:
             if step <= count:
                 self.special[step, row] = step > 0 and self._uneven_step(row, step)
             if 0 < step <= count:
-                self._gap_ms_max = max(self._gap_ms_max, float(self.at[step, row] - self.at[step - 1, row]))
+                self.gap_ms_max = max(self.gap_ms_max, float(self.at[step, row] - self.at[step - 1, row]))
 
     def has(self, row: int, at: float) -> bool:
         """Whether `row` has a reading at exactly `at`."""
         return bool((self.at[: int(self.count[row]), row] == at).any())
-
-    def bounds(self, span: Span, rows: Ints) -> Bounds:
-        """The slots that bound a window, for `rows`."""
-        at = self.at[: self.deepest, together(rows)]
-        before_end = slots_where(at < span.end_ms)
-        left = np.maximum(slots_where(at <= span.start_ms) - 1, 0)
-        last = before_end - 1
-        after = np.minimum(before_end, len(at) - 1)
-        bounded = (before_end < self.count[rows]) & (at[after, np.arange(len(rows))] - span.end_ms <= span.interval_ms)
-        return Bounds(left, last, np.where(bounded, after, last))
-
-    def rise(self, span: Span, rows: Ints, bounds: Bounds, from_ms: Floats) -> Rise:
-        """How much each of `rows` rose in the window; `covered_ms` counts only from `from_ms` (per row) on."""
-        left, last, right = bounds
-        paired = (left < right) & (last >= 0)
-        a, b = np.where(paired, left, 0), np.where(paired, right, 0)
-        a_next, b_before = np.minimum(a + 1, self.slots - 1), np.maximum(b - 1, 0)
-        at_a, at_b = self.at[a, rows], self.at[b, rows]
-        from_edge = np.where(paired, np.maximum(span.start_ms, at_a), 0.0)
-        to_edge = np.where(paired, np.minimum(span.end_ms, at_b), 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share_a = np.where(paired, (from_edge - at_a) / (self.at[a_next, rows] - at_a), 0.0)
-            share_b = np.where(paired, (at_b - to_edge) / (at_b - self.at[b_before, rows]), 0.0)
-        at_left, at_right = self.values[a, rows], self.values[b, rows]
-        amount = at_right - at_left
-        cut = np.flatnonzero(share_a > 0)
-        amount[cut] -= (self.values[a_next[cut], rows[cut]] - at_left[cut]) * share_a[cut, None]
-        cut = np.flatnonzero(share_b > 0)
-        amount[cut] -= (at_right[cut] - self.values[b_before[cut], rows[cut]]) * share_b[cut, None]
-        np.maximum(amount, 0.0, out=amount)
-        amount[~paired] = np.nan
-        covered = np.where(paired, np.maximum(to_edge - np.maximum(from_edge, from_ms), 0.0), 0.0)
-        covered[~any_column(~np.isnan(amount))] = 0.0
-        for i, reach in self._uneven_rows(span, rows, left):
-            amount[i], covered[i] = self._walk(int(rows[i]), reach, span, float(from_ms[i]))
-        return Rise(amount, covered)
 
     def _resize(self, slots: int, rows: int) -> None:
         """Arrays of another shape, or of the same, with what is seen at their beginning."""
@@ -291,45 +233,6 @@ class Series:
         fell_or_changed = (after < before) | (np.isnan(before) != np.isnan(after))
         return bool(fell_or_changed.any() or other_process(self.started[slot - 1 : slot, row], self.started[slot : slot + 1, row])[0])
 
-    def _uneven_rows(self, span: Span, rows: Ints, left: Ints) -> list[tuple[int, int]]:
-        """Which of `rows` have a step that is not plain (restart, absent value, gap) after `left` and within reach, and that reach."""
-        chosen, deepest = together(rows), self.deepest
-        uneven = self.special[1:deepest, chosen]
-        at = self.at[:deepest, chosen]
-        if self._gap_ms_max > span.forget_ms:
-            with np.errstate(invalid="ignore"):
-                uneven = uneven | (at[1:] - at[:-1] > span.forget_ms)
-        if not uneven.any():
-            return []
-        reach = slots_where(at <= span.end_ms + span.interval_ms)
-        steps = np.arange(1, deepest)[:, None]
-        found = np.flatnonzero((uneven & (steps > left) & (steps < reach)).any(axis=0))
-        return list(zip(found.tolist(), reach[found].tolist(), strict=True))
-
-    def _walk(self, row: int, reach: int, span: Span, from_ms: float) -> tuple[Floats, float]:
-        """One row's first `reach` slots, pair by pair: an absent value is stepped over, a counter that fell starts from zero."""
-        at, started, values = self.at[:reach, row], self.started[:reach, row], self.values[:reach, row]
-        amount = np.full(self.width, np.nan)
-        covered = 0.0
-        for columns in self._restarting_together():
-            there = ~np.isnan(values[:, columns[0]])
-            rise, span_ms = _walk_pairs(at[there], started[there], values[there][:, columns], span, from_ms)
-            if rise is not None:
-                amount[columns] = rise
-                covered = max(covered, span_ms)
-        return amount, covered
-
-    def _restarting_together(self) -> list[list[int]]:
-        """Groups of columns that a fall of any one restarts: here each by itself."""
-        return [[column] for column in range(self.width)]
-
-
-class BucketSeries(Series):
-    """A histogram a row: a column a bucket. A fall of any bucket restarts all of them."""
-
-    def _restarting_together(self) -> list[list[int]]:
-        return [list(range(self.width))]
-
 
 def together(rows: Ints) -> Ints | slice:
     """Sorted rows, as a slice if none is left out between them: a slice is looked at, other rows are copied."""
@@ -363,22 +266,3 @@ def any_column(mask: Mask) -> Mask:
     """Whether any column holds, per row."""
     found: Mask = np.logical_or.reduce(mask, axis=1) if mask.shape[1] > _FEW else reduce(operator.or_, mask.T)
     return found
-
-
-def _walk_pairs(at: Floats, started: Floats, values: Floats, span: Span, from_ms: float) -> tuple[Floats | None, float]:
-    """The window's share of all rises between neighbours, and the time they cover. Shapes: [k], [k], [k, columns]."""
-    amounts: Floats | None = None
-    covered = 0.0
-    for i in range(len(at) - 1):
-        t0, t1 = float(at[i]), float(at[i + 1])
-        if t1 >= span.end_ms and t1 - span.end_ms > span.interval_ms:
-            break
-        overlap = min(t1, span.end_ms) - max(t0, span.start_ms)
-        if overlap <= 0 or t1 - t0 > span.forget_ms:
-            continue
-        restarted = bool((values[i + 1] < values[i]).any() or other_process(started[i : i + 1], started[i + 1 : i + 2])[0])
-        rise = values[i + 1] if restarted else values[i + 1] - values[i]
-        share = rise * (overlap / (t1 - t0))
-        amounts = share if amounts is None else amounts + share
-        covered += max(0.0, min(t1, span.end_ms) - max(t0, span.start_ms, from_ms))
-    return amounts, covered

@@ -13,7 +13,7 @@ import numpy as np
 
 from heteroscale.signals import wire
 from heteroscale.signals.intake import AT, COUNTERS, EXTRAS, STARTED, Arrival, Columns, Directory, Face, Intake
-from heteroscale.signals.series import BucketSeries, Floats, Ints, Mask, Readings, Series, any_column
+from heteroscale.signals.series import Floats, Ints, Mask, Readings, Series, any_column
 from heteroscale.signals.wire import HISTOGRAMS, BadSample, Batch, Edges, sample_bytes
 
 TOKENS_PER_MS_MAX: Final = 1e4  # 10^7 tokens/s an instance: no engine does that
@@ -33,7 +33,7 @@ class ServiceTable:
 
     def __init__(self) -> None:
         self.series = Series(width=3, extras=EXTRAS)
-        self.histograms: dict[str, dict[Edges, BucketSeries]] = {kind: {} for kind in HISTOGRAMS}
+        self.histograms: dict[str, dict[Edges, Series]] = {kind: {} for kind in HISTOGRAMS}
         self.last_at_ms = -np.inf
         self._directory = Directory()
         self._intake = Intake(self._directory)
@@ -164,11 +164,11 @@ class ServiceTable:
         found = [each for each in samples if each.instance == name and each.at_ms == int(arrived.figures[AT, i])]
         return RefusedSample(arrival.offset, BadSample(code, message, sample_bytes(found[0]) if found else arrival.payload))
 
-    def _buckets(self, kind: str, edges: Edges) -> BucketSeries:
+    def _buckets(self, kind: str, edges: Edges) -> Series:
         """The series of one histogram and layout, with the rows of the table."""
         found = self.histograms[kind].get(edges)
         if found is None:
-            found = self.histograms[kind][edges] = BucketSeries(width=len(edges) + 1)
+            found = self.histograms[kind][edges] = Series(width=len(edges) + 1, as_one=True)
         found.reserve(self.series.rows)
         return found
 
