@@ -80,8 +80,8 @@ def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResu
     }
     _look_for_gaps(recorded, expected, result)
     last = {service: max(end for name, end in expected if name == service) for service, _ in expected}
-    number = 0
-    for window in windows(recorded, restart_every=restart_every):
+    number, tally = 0, _Tally()
+    for window in windows(recorded, edit=tally, restart_every=restart_every):
         key = (window.service, window.end_ms)
         found = expected.pop(key, None)
         if found is not None:
@@ -93,13 +93,21 @@ def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResu
             result.differs(Divergence(number, recorded.bundle.name(Topic.SIGNALS), what, Outcome.DIVERGED, (), (), *key))
     for (service, end_ms), found in sorted(expected.items()):
         _never_came(recorded, result, found, service, end_ms)
-    result.samples = count_samples(recorded)
+    result.samples = tally.samples
     return result
 
 
-def count_samples(recorded: Recorded) -> int:
-    """Samples in the bundle's telemetry, counted by their instance fields."""
-    return sum(record.value.count(b'"instance":') for record in recorded.bundle.records(Topic.TELEMETRY) if record.value is not None)
+class _Tally:
+    """Counts samples, by their instance fields, as records go by."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def __call__(self, record: Record) -> Record:
+        """The record as it is."""
+        if record.key is not None and record.value is not None:
+            self.samples += record.value.count(b'"instance":')
+        return record
 
 
 def _compare(result: StageResult, number: int, found: Found[SignalWindow], window: SignalWindow) -> None:

@@ -34,6 +34,16 @@ def test_a_record_comes_back_as_it_was(value: bytes | None, key: bytes | None, o
     assert offset == json.loads(line)["offset"]
 
 
+@pytest.mark.parametrize(
+    "value", [b'{"value":' + b"1" * 9_000 + b"}", b'"' + b"x" * 9_000 + b'"', b"\n" * 9_000, b"[" + b' {"value":1},' * 900 + b"0]"]
+)
+@pytest.mark.parametrize("key", [None, b"chat", b'a,"value":b', b"\xff", b"k" * 3_000])
+def test_a_long_record_comes_back_as_it_was(value: bytes, key: bytes | None) -> None:
+    """Long values are cut out of their line; nothing in key or value can mislead that."""
+    record = Record("t", 3, 7, 1_700_000_000_000, key, value)
+    assert record == bundle.from_line(bundle.to_line(record), "t")
+
+
 def test_json_stands_in_the_line_as_it_is() -> None:
     """People read the value with jq, not through base64; its own spacing is kept."""
     line = bundle.to_line(Record("t", 0, 0, 0, b"k", b'{"b": 1, "a":2.50}'))
