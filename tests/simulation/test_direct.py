@@ -116,7 +116,7 @@ async def test_cores_alone_decide_as_the_services_do(monkeypatch: pytest.MonkeyP
     assert sorted(off)[len(off) * 9 // 10] < 0.001
     summary = closing.of_direct(here, run).summary
     assert summary.gpu_hours == pytest.approx(played.closing.summary.gpu_hours, rel=0.01)
-    assert summary.slo_attainment == pytest.approx(played.closing.summary.slo_attainment, abs=0.002)
+    assert summary.slo_attainment == pytest.approx(played.closing.summary.slo_attainment, abs=0.005)
     assert summary.gpu_util == pytest.approx(played.closing.summary.gpu_util, rel=0.01)
 
 

@@ -198,10 +198,11 @@ class Direct:
     def _place(self, said: Sequence[Actuation], commands: Sequence[Command]) -> None:
         """A cycle a fleet, unless all it could do is to affirm what has converged."""
         for fleet, site in self.sites.items():
-            orders = [command for command in commands if command.fleet == fleet and not self._affirms(command)]
-            self.commands |= {command.service: command for command in orders}
             acks = [ack for ack in said if ack.fleet == fleet]
             nodes = [node for node in self.unsaid if node.fleet == fleet]
+            quiet = not (acks or nodes)
+            orders = [command for command in commands if command.fleet == fleet and not (quiet and self._affirms(command))]
+            self.commands |= {command.service: command for command in orders}
             if not (orders or acks or nodes):
                 continue
             for placement in site.cycle([*orders, *acks], nodes):
