@@ -116,8 +116,13 @@ class Memory:
         async for batch in scan.to_end(self._log, partitions, start):
             for record in batch:
                 placement = _placement_of(record)
-                if placement is not None:
-                    source = Source(str(record.at), record.offset + 1)
+                if placement is None:
+                    continue
+                source = Source(str(record.at), record.offset + 1)
+                state = self.states.get(placement.service)
+                if state is not None and state.decision is not None and not unknown_only:
+                    self.states[placement.service], _ = controller.step(state, placement, source)  # all, as without a take-over
+                else:
                     self._keep(latest, placement, source)
         for (service, _), (placement, source) in sorted(latest.items(), key=lambda item: item[0]):
             state = self.states.get(service)
