@@ -112,7 +112,7 @@ def _step_window(state: ServiceState, window: SignalWindow, setting: Setting) ->
     spec = state.spec
     if spec is None or window.end_ms <= state.law.window_end_ms:
         return state, NOTHING
-    scene = Scene(spec, window, final.mode_at(spec, window.end_ms), setting)
+    scene = Scene(spec, window, final.mode_at(spec, window.end_ms), setting, tracks_of(spec))
     judged = _judge(scene, state.law)
     decided = msgspec.structs.replace(judged.decided, window_end_ms=window.end_ms)
     revision = spec.revision if spec.revision is not None else window.spec_revision
@@ -177,7 +177,7 @@ class _Judged(msgspec.Struct, frozen=True):
 def _judge(scene: Scene, before: LawState) -> _Judged:
     """Hold for an older spec or a cold start; else take the census, follow a Placement above our command, and run the law."""
     spec, window = scene.spec, scene.window
-    tracks = tracks_of(spec)
+    tracks = scene.tracks
     if spec.revision is not None and window.spec_revision is not None and window.spec_revision < spec.revision:
         found = census.take(scene, before) if any(role not in before.roles for role in spec.roles) else before
         return _Judged(found, [law.hold(found, track, Reason.SPEC_CHANGED) for track in tracks], before, _Again.FROZEN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -44,10 +44,11 @@ def stages(scene: Scene, found: LawState, verdicts: Sequence[Verdict]) -> list[S
     speaker = summary(verdicts)
     ordered = [speaker, *(verdict for verdict in verdicts if verdict is not speaker)]
     rows = []
+    derived: list[dict[int, Mapping[RoleName, int]]] = [{} for _ in verdicts]
     for index, name in enumerate(StageName):
         value: dict[RoleName, int] = {}
-        for verdict in verdicts:
-            value |= _counts(verdict, index, name)
+        for verdict, known in zip(verdicts, derived, strict=True):
+            value |= _counts(verdict, index, name, known)
         told = [verdict.stages[index] for verdict in ordered]
         reason = next((staged.reason for staged in told if staged.reason is not None), None)
         if name is StageName.FINAL and reason is None and speaker.reason is Reason.REPAIR:
@@ -59,12 +60,16 @@ def stages(scene: Scene, found: LawState, verdicts: Sequence[Verdict]) -> list[S
     return rows
 
 
-def _counts(verdict: Verdict, index: int, name: StageName) -> dict[RoleName, int]:
+def _counts(verdict: Verdict, index: int, name: StageName, known: dict[int, Mapping[RoleName, int]]) -> Mapping[RoleName, int]:
+    """Counts of a track after a stage; `known` remembers what was derived for the stages before, mostly the same."""
     if verdict.frozen_counts is not None:
-        return dict(verdict.frozen_counts)
+        return verdict.frozen_counts
     if name is StageName.FINAL:
-        return dict(verdict.targets)
-    return verdict.track.counts(verdict.stages[index].value)
+        return verdict.targets
+    n = verdict.stages[index].value
+    if n not in known:
+        known[n] = verdict.track.counts(n)
+    return known[n]
 
 
 def dry_run_text(found: LawState) -> list[str]:

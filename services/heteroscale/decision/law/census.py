@@ -11,19 +11,20 @@ from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.signals import InstanceCounts, SignalWindow
 from heteroscale.contracts.spec import Mode, ServiceSpec
 from heteroscale.decision.law.setting import Setting
-from heteroscale.decision.law.tracks import tracks_of
+from heteroscale.decision.law.tracks import Track
 
 NOBODY = InstanceCounts()
 UNPLACED = PlacedCounts()
 
 
 class Scene(msgspec.Struct, frozen=True):
-    """One window, the spec and the mode it is judged under, and where the law runs."""
+    """One window, the spec with its tracks and the mode it is judged under, and where the law runs."""
 
     spec: ServiceSpec
     window: SignalWindow
     mode: Mode
     setting: Setting
+    tracks: tuple[Track, ...]
 
     @property
     def now_ms(self) -> int:
@@ -123,7 +124,7 @@ def _with_tracks(scene: Scene, law: LawState, roles: Mapping[RoleName, RoleState
     out_ms = max((track.last_out_ms for track in past if track.last_out_ms is not None), default=None)
     in_ms = max((track.last_in_ms for track in past if track.last_in_ms is not None), default=None)
     tracks = {}
-    for track in tracks_of(scene.spec):
+    for track in scene.tracks:
         begin = Recommendation(at_ms=scene.now_ms, n=roles[track.lead].wanted)
         tracks[track.lead] = law.tracks.get(
             track.lead,

@@ -31,7 +31,7 @@ from heteroscale.decision.law import (
 from heteroscale.decision.law.census import Scene
 from heteroscale.decision.law.soft import SoftEnd
 from heteroscale.decision.law.staged import Facts, RoleFacts, Staged
-from heteroscale.decision.law.tracks import Track, tracks_of
+from heteroscale.decision.law.tracks import Track
 from heteroscale.decision.law.verdict import HOLD_REASONS, WISH_REASONS, Verdict
 
 STAGES = 10
@@ -40,7 +40,7 @@ STAGES = 10
 def judge(scene: Scene, law: LawState) -> tuple[LawState, list[Verdict]]:
     """What each track of the service does in this window, and the state with it done (in shadow mode: remembered only)."""
     verdicts = []
-    for track in tracks_of(scene.spec):
+    for track in scene.tracks:
         law, verdict = _judge_drifted(scene, law, track)
         if verdict is None:
             verdict = judge_track(facts_of(scene, law, track), answers=scene.places and not scene.setting.offline)
