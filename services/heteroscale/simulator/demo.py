@@ -28,6 +28,7 @@ from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import Instant
 from heteroscale.placement import app as placement
 from heteroscale.placement.settings import PlacementSettings
+from heteroscale.runtime.settings import load
 from heteroscale.servers import ledger, process
 from heteroscale.servers.chain import Servers
 from heteroscale.servers.process import ProcessId
@@ -111,7 +112,7 @@ async def _embedded(options: Options, show: Callable[[View], None]) -> Shown:
 
 
 async def _on_kafka(servers: Servers, options: Options, show: Callable[[View], None]) -> Shown:
-    log = await connect.open_log(BusSettings(kafka=servers.kafka))
+    log = await connect.open_log(msgspec.structs.replace(load(BusSettings), kafka=servers.kafka))  # with the security of the environment
     try:
         await tidy(log, servers, options.report)
         prefix = await fresh_prefix(log, _last())
@@ -133,7 +134,7 @@ async def _leaks(servers: Servers, here: Scene) -> list[str]:
     """The inventory's accounts, read from Redis. The one in a placement process's memory went with it."""
     if servers.redis is None:
         return []
-    inventory = placement.inventory_for(PlacementSettings(url=servers.redis), here.prefix)
+    inventory = placement.inventory_for(msgspec.structs.replace(load(PlacementSettings), url=servers.redis), here.prefix)
     try:
         return crew.leaks(await inventory.read(here.nodes[0].fleet))
     finally:
