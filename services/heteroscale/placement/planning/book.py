@@ -156,9 +156,8 @@ class Book:
     def seat(self, group: GroupBook, seats: Iterable[Seat], member: Member | None = None) -> None:
         """Add new replicas to a group, or the missing parts of a broken one."""
         for seat in seats:
-            simple = len(seat.pieces) == 1 and seat.pieces[0][0].part is None
             replica = None
-            if not simple:
+            if len(seat.pieces) > 1 or seat.pieces[0][0].part is not None:
                 replica = member.replica if member is not None else self._replicas.get(seat.role, -1) + 1
                 self._replicas[seat.role] = max(self._replicas.get(seat.role, -1), replica or 0)
             born = [self._birth(seat, replica, piece.part, nodes) for piece, nodes in seat.pieces]

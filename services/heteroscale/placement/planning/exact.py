@@ -35,11 +35,11 @@ class Room:
         for role, share in unit.items():
             for at, use in self._uses.get(role, ()):
                 each[at] += use * share
-        return max(0, min((left // used for left, used in zip(self._left, each, strict=True) if used), default=0))
+        return max(0, min([left // used for left, used in zip(self._left, each, strict=True) if used], default=0))
 
     def replicas(self, role: RoleName) -> int:
         """How many more of one role fit."""
-        return max(0, min((self._left[at] // each for at, each in self._uses.get(role, ())), default=0))
+        return max(0, min([self._left[at] // each for at, each in self._uses.get(role, ())], default=0))
 
     def give(self, role: RoleName, count: int) -> None:
         """So many of a role are in."""

@@ -150,32 +150,33 @@ def _spread_over(fill: Fill, s1s: npt.NDArray[np.int64], left: Typed, begun: Seq
     """Fill s1 after s1: the one that finishes with least left over, else the one that hosts most. False when stuck."""
     ledger = fill.view.ledger
     free = ledger.free[s1s]
-    open_here = np.ones(len(s1s), dtype=bool)
-    begun_here = np.isin(s1s, np.array(begun, dtype=np.int64)) if len(begun) else np.zeros(len(s1s), dtype=bool)
-    while left and open_here.any():
-        hosted, total = _hosted(fill, s1s, left)
-        hosted = np.where(open_here, hosted, 0)
-        useful = begun_here & open_here & (hosted > 0)
-        pool = np.where(useful, hosted, 0) if useful.any() else hosted
-        most = int(pool.max())
+    begun_here = np.isin(s1s, np.array(begun, dtype=np.int64)) if len(begun) else None
+    closed: list[int] = []
+    while left and len(closed) < len(s1s):
+        hosted = _hosted(fill, s1s, left)
+        hosted[closed] = 0
+        most = 0
+        if begun_here is not None:
+            useful = np.where(begun_here, hosted, 0)
+            most = int(np.maximum.reduce(useful))
+            hosted = useful if most else hosted
+        most = most or int(np.maximum.reduce(hosted))
         if most == 0:
             return False
-        tied = np.flatnonzero(pool == most)
-        tied = tied[free[tied] == free[tied].min()]
-        at = tied[0] if len(tied) == 1 else np.searchsorted(s1s, ledger.signatures.first_of(ledger.avail, s1s[tied]))
-        finishing = most >= total
-        open_here[at] = False
+        tied = (hosted == most).nonzero()[0]
+        if len(tied) > 1:
+            tied = tied[free[tied] == np.minimum.reduce(free[tied])]
+        at = int(tied[0]) if len(tied) == 1 else int(np.searchsorted(s1s, ledger.signatures.first_of(ledger.avail, s1s[tied])))
+        closed.append(at)
         before = len(fill.seats)
         _fill_site(fill, fill.site(int(s1s[at])), left)
         if len(fill.seats) == before:
             del fill.sites[int(s1s[at])]
-        elif finishing and left:
-            continue
     return not left
 
 
-def _hosted(fill: Fill, s1s: npt.NDArray[np.int64], left: Typed) -> tuple[Vector, int]:
-    """GPUs of what is left that each s1 could host, by type, and all of them."""
+def _hosted(fill: Fill, s1s: npt.NDArray[np.int64], left: Typed) -> Vector:
+    """GPUs of what is left that each s1 could host, all types together."""
     view, ledger, shapes = fill.view, fill.view.ledger, fill.demand.shapes
     demand: dict[int, int] = {}
     finest: dict[int, int] = {}
@@ -186,10 +187,10 @@ def _hosted(fill: Fill, s1s: npt.NDArray[np.int64], left: Typed) -> tuple[Vector
         if shape.within in (Level.S2, Level.CLUSTER):
             size = min(size, ledger.sizes(code)[0])
         finest[code] = min(finest.get(code, size), size)
-    hosted = np.zeros(len(s1s), dtype=np.int64)
-    for code, gpus in sorted(demand.items()):
+    hosted: Vector = np.zeros(len(s1s), dtype=np.int64)
+    for code, gpus in demand.items():
         hosted += np.minimum(gpus, view.slots(code, finest[code])[s1s] * ledger.effective(code, finest[code]))
-    return hosted, sum(demand.values())
+    return hosted
 
 
 def _fill_site(fill: Fill, site: Site, left: Typed) -> None:
