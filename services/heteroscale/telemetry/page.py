@@ -48,7 +48,7 @@ class Memo:
 
     def recall(self, raw: bytes) -> tuple[str, Labels, float] | None:
         """A line seen before with another value; null for any other, and for one that is more than `name{labels} value`."""
-        key, value = _halves(raw)
+        key, value = _halves(raw)  # of a line with an exemplar these are other halves, so it is never learned
         known = self._known.get(key)
         if known is None or b"_" in value:
             return None
@@ -58,7 +58,9 @@ class Memo:
             return None
 
     def learn(self, raw: bytes, series: Series) -> None:
-        """Remember a line that was read."""
+        """Remember a line that was read, unless it may have an exemplar."""
+        if b"#" in raw:
+            return
         if len(self._known) >= self._lines_max:
             self._known.clear()
         self._known[_halves(raw)[0]] = (series.name, series.labels)

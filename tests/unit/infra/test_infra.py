@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from heteroscale.actuation import kubernetes_targets
 from heteroscale.cli.registry import COMMANDS
 from heteroscale.cli.run import SERVICES
 from heteroscale.runtime.metrics import CATALOGUE, Kind
@@ -183,3 +184,19 @@ def test_kubernetes_settings_are_settings() -> None:
     for variable in config:
         field = variable.removeprefix("HETEROSCALE_").lower()
         assert variable in source or f"\n    {field}: " in source, variable
+
+
+def test_the_kubernetes_actuator_is_whole(tmp_path: Path) -> None:
+    """Its kustomization names what there is, its targets can be read, it runs under the account that has the rights."""
+    folder = ROOT / "infra/kubernetes/kubernetes-actuator"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*kustomization["resources"], "kustomization.yaml"])
+    config = yaml.safe_load((folder / "targets.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "targets.yaml").write_text(config["data"]["targets.yaml"])
+    namespaces = {target.namespace for target in kubernetes_targets.load(str(tmp_path / "targets.yaml"))}
+    rights = list(yaml.safe_load_all((folder / "rbac.yaml").read_text(encoding="utf-8")))
+    assert namespaces == {one["metadata"]["namespace"] for one in rights if one["kind"] == "Role"}
+    assert not any("*" in rule["verbs"] + rule["resources"] for one in rights for rule in one.get("rules", []))
+    deployment = yaml.safe_load((folder / "deployment.yaml").read_text(encoding="utf-8"))
+    account = next(one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount")
+    assert account == deployment["spec"]["template"]["spec"]["serviceAccountName"]
