@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from heteroscale.bus import scan
 from heteroscale.bus.log import Entry, Log, Record, TopicPartition
+from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.dead_letters import DeadLetter
 from heteroscale.contracts.errors import Broken, Rejected
@@ -55,12 +56,18 @@ class Counter(Protocol):
 class Limits:
     """When refusing records is no longer the records' fault. Each number counts records of one stage in one process."""
 
-    consecutive: int = 100  # a producer gone wrong sends a few; a hundred in a row is a reader that misreads
-    ratio: float = 0.2
+    consecutive: int = BusSettings().dead_letters_consecutive
+    ratio: float = BusSettings().dead_letters_percent / 100
     window: int = 1_000  # records over which the ratio is taken; it is judged once so many were seen
 
 
 _Mark: TypeAlias = tuple[TopicPartition, int, int, tuple[str, ...], tuple[bytes, ...]]
+
+
+def limits_of(settings: BusSettings | None) -> Limits:
+    """As people set them; null has the defaults."""
+    given = settings or BusSettings()
+    return Limits(consecutive=given.dead_letters_consecutive, ratio=given.dead_letters_percent / 100)
 
 
 class Guard:
@@ -139,9 +146,11 @@ class Guard:
         """Raises Broken past the limits."""
         latest = f"the latest is {record.topic}-{record.partition} at {record.offset} ({errors[-1]})" if errors else ""
         if self._consecutive >= self._limits.consecutive:
-            raise Broken(f"{self._stage} refused {self._consecutive} records in a row; {latest}")
+            cure = "if they are really to be passed over, start once with a higher HETEROSCALE_DEAD_LETTERS_CONSECUTIVE"
+            raise Broken(f"{self._stage} refused {self._consecutive} records in a row; {latest}; {cure}")
+        cure = "if they are really to be passed over, start once with a higher HETEROSCALE_DEAD_LETTERS_PERCENT"
         if len(self._recent) == self._limits.window and self._refused > self._limits.ratio * self._limits.window:
-            raise Broken(f"{self._stage} refused {self._refused} of the last {self._limits.window} records; {latest}")
+            raise Broken(f"{self._stage} refused {self._refused} of the last {self._limits.window} records; {latest}; {cure}")
 
 
 async def read(

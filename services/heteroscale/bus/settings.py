@@ -67,6 +67,12 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rebalance_deadline_ms: Annotated[  # a member that drains longer loses its partitions to the others
         int, Meta(ge=1_000, le=300_000, description="limit of draining before partitions are given up, ms", examples=["10000"])
     ] = 10_000
+    dead_letters_consecutive: Annotated[  # a producer gone wrong sends a few; a hundred in a row is a reader that misreads
+        int, Meta(ge=1, description="refused records in a row after which a stage stops", examples=["100"])
+    ] = 100
+    dead_letters_percent: Annotated[
+        int, Meta(ge=1, le=100, description="share of refused records among the last thousand above which a stage stops", examples=["20"])
+    ] = 20
     linger_ms: Annotated[  # 0: a record leaves at once; the loop's latency matters more than batch size
         int, Meta(ge=0, le=1_000, description="how long an append waits for company, ms", examples=["0"])
     ] = 0

@@ -70,6 +70,7 @@ class Worker:
             context.log,
             context.prefix,
             STAGE,
+            limits=dead_letters.limits_of(context.bus),
             counter=metering.dead_letter_counter(context.metrics),
         )
         self.memory = Memory(context.log, context.prefix)

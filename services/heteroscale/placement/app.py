@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from heteroscale.bus import partitioning
-from heteroscale.bus.dead_letters import Guard
+from heteroscale.bus.dead_letters import Guard, limits_of
 from heteroscale.bus.log import Member, Record, TopicPartition
 from heteroscale.bus.pause import stopped_within
 from heteroscale.contracts.actuations import Actuation
@@ -89,7 +89,8 @@ class Worker:
         self._topics = {topic: topic_name(context.prefix, topic) for topic in Topic}
         self._partitions = CATALOGUE[Topic.COMMANDS].partitions
         self._report = Report(context.metrics)
-        self._guard = Guard(context.log, context.prefix, STAGE, counter=metering.dead_letter_counter(context.metrics))
+        counter = metering.dead_letter_counter(context.metrics)
+        self._guard = Guard(context.log, context.prefix, STAGE, limits=limits_of(context.bus), counter=counter)
         self._fleet_topic = FleetTopic(context.log, self._topics[Topic.FLEET])
         self._placements = PlacementsTopic(context.log, self._topics[Topic.PLACEMENTS])
         self._publisher = Publisher(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from heteroscale.bus import scan
-from heteroscale.bus.dead_letters import Guard
+from heteroscale.bus.dead_letters import Guard, limits_of
 from heteroscale.bus.log import Entry, Record, TopicPartition
 from heteroscale.bus.partitioning import partition_of
 from heteroscale.contracts import codec
@@ -37,7 +37,7 @@ class Holdings:
         self._context = context
         self._telemetry = topic_name(context.prefix, Topic.TELEMETRY)
         self._signals = topic_name(context.prefix, Topic.SIGNALS)
-        self._guard = Guard(context.log, context.prefix, STAGE, counter=dead_letter_counter(context.metrics))
+        self._guard = Guard(context.log, context.prefix, STAGE, limits=limits_of(context.bus), counter=dead_letter_counter(context.metrics))
         self._specs = SpecFeed(context.log, topic_name(context.prefix, Topic.SPECS), self._guard)
         self._aggregators: dict[int, PartitionAggregator] = {}
         self._partitions = 0

@@ -9,6 +9,7 @@ import pytest
 from heteroscale.bus import catalogue, dead_letters
 from heteroscale.bus.dead_letters import Guard, Letter, Limits
 from heteroscale.bus.log import Entry, Log, Record, TopicPartition
+from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Broken, Rejected, Retryable
 from heteroscale.contracts.telemetry import Samples
@@ -113,6 +114,20 @@ async def test_old_faults_leave_the_window(memory_log: Log) -> None:
         for place, value in enumerate((*([b"x"] * 4), *([GOOD] * 10))):
             await guard.decode(record(value, 100 * spell + place), Samples)
     assert 20 == len(await letters(memory_log))
+
+
+async def test_past_the_limits_people_can_let_a_stage_go_on(memory_log: Log) -> None:
+    """A topic that holds more bad records in a row than the limit does not hold the loop for ever: the named setting helps."""
+    await catalogue.create(memory_log, PREFIX)
+    guard = Guard(memory_log, PREFIX, "signals", limits=dead_letters.limits_of(None))
+    for offset in range(99):
+        await guard.decode(record(b"x", offset), Samples)
+    with pytest.raises(Broken, match="start once with a higher HETEROSCALE_DEAD_LETTERS_CONSECUTIVE"):
+        await guard.decode(record(b"x", 99), Samples)
+    again = Guard(memory_log, PREFIX, "signals", limits=dead_letters.limits_of(BusSettings(dead_letters_consecutive=200)))
+    for offset in range(150):
+        await again.decode(record(b"x", offset), Samples)
+    assert list(range(150)) == [letter.dead_letter.offset for letter in await letters(memory_log)]
 
 
 async def test_a_batch_that_is_tried_again_writes_and_counts_a_bad_record_once(memory_log: Log) -> None:
