@@ -488,6 +488,24 @@ def test_unadopted_instances_are_never_commanded_away() -> None:
     assert 3 == run.commands[-1].roles["decode"].replicas
 
 
+def test_a_service_that_is_emptied_comes_to_nothing() -> None:
+    """As `delete --drain` does it: min = max = 0 drains all at once, observes, lets go, and rests at 0 when all has stopped."""
+    run = Run(lawbook.spec(behavior=SOFT), setting=LIVE)
+    run.give(lawbook.placement(1, seq=1, counts={"decode": {"ready": 4}, "prefill": {"ready": 2}}))
+    for _ in range(5):
+        run.window(decode=4, load=4.0)
+    nothing = {name: {"min": 0, "max": 0, "gpus": 8} for name in ("prefill", "decode")}
+    run.apply(lawbook.spec(behavior=SOFT, roles=nothing, revision=2))
+    assert ("scale-in", "bounds", 0) == move(run.window(decode=4, load=4.0))
+    revision = run.commands[-1].revision
+    run.give(lawbook.placement(revision, seq=2, counts={"decode": {"draining": 4}, "prefill": {"draining": 2}}))
+    held = [run.window(decode=0, draining=4, load=0.0, prefill=0).action.value for _ in range(3)]
+    assert ["hold", "hold", "finalize"] == held
+    assert {"decode": (0, 0), "prefill": (0, 0)} == {name: (role.replicas, role.draining) for name, role in run.commands[-1].roles.items()}
+    run.give(lawbook.placement(run.commands[-1].revision, seq=3, counts={}))
+    assert ("hold", "steady", 0) == move(run.window(decode=0, load=None, prefill=0))
+
+
 def test_foreign_counts_what_is_not_listed_at_all() -> None:
     """A failed instance that a Placement still lists and an engine still calls serving is no stranger."""
     run = Run(lawbook.spec(), setting=LIVE)
