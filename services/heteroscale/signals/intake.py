@@ -18,6 +18,7 @@ from heteroscale.signals.series import Floats, Ints, Mask
 from heteroscale.signals.wire import HISTOGRAM_OF, HISTOGRAMS, Batch, Edges, WireSample
 
 CHUNK: Final = 512  # samples turned into columns in one go: enough to be cheap, few enough to stay in the cache
+SLACK: Final = 4  # buffers this many times larger than what they hold are given back
 FIGURES: Final = (
     "at_ms", "started_at_ms", "generation_tokens", "prompt_tokens", "cached_prompt_tokens",
     "kv_usage", "gpu_util", "sm_active", "running", "waiting",
@@ -192,6 +193,8 @@ class Intake:
         late = figures[AT] < np.array([each.watermark_ms for each in arrivals])[arrival]
         self._buckets = {key: buffer for key, buffer in self._buckets.items() if buffer.count}
         buckets = [BucketColumns(kind, edges, *buffer.take()) for (kind, edges), buffer in self._buckets.items()]
+        if self._figures.shape[1] > SLACK * max(self.count, CHUNK):  # after a surge
+            self._figures, self._seats = _emptied(self._figures, 2 * self.count), _emptied(self._seats, 2 * self.count)
         self.count = self._filled = 0
         return Columns(rows, figures, late, arrival, arrivals, buckets)
 
@@ -253,8 +256,11 @@ class _BucketBuffer:
 
     def take(self) -> tuple[Ints, Floats]:
         """Positions and counts; the buffer is empty then."""
-        count, self.count = self.count, 0
-        return self._of[:count], self._counts[:count]
+        of, counts = self._of[: self.count], self._counts[: self.count]
+        if len(self._of) > SLACK * max(self.count, CHUNK):
+            self._of, self._counts = _emptied(self._of, 2 * self.count), np.empty((2 * self.count, counts.shape[1]))
+        self.count = 0
+        return of, counts
 
 
 def _sort_out(batch: Batch, first: int, groups: _Groups) -> None:
@@ -271,6 +277,11 @@ def _sort_out(batch: Batch, first: int, groups: _Groups) -> None:
                 of, counts = groups.setdefault((kind, batch.layouts[histogram.layout]), ([], []))
                 of.append(position)
                 counts.append(histogram.counts)
+
+
+def _emptied(array: NDArray[Any], room: int) -> NDArray[Any]:
+    """Another one with less room along the last axis."""
+    return np.empty((*array.shape[:-1], room), dtype=array.dtype)
 
 
 def _grown(array: NDArray[Any], room: int) -> NDArray[Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from heteroscale.signals.intake import Directory, Face
+import json
+
+from heteroscale.signals import wire
+from heteroscale.signals.intake import Arrival, Directory, Face, Intake
 from heteroscale.signals.series import Ints
+from support.telemetry_lines import ms, record, sample
 
 
 def _seats(directory: Directory, names: list[str], states: list[str]) -> Ints:
@@ -32,3 +36,27 @@ def test_freed_row_is_another_instances_and_nothing_of_the_old_one_is_left() -> 
         directory.free(sorted(set(rows.tolist())))
     assert 40 == directory.rows_used
     assert {} == directory.row_of
+
+
+def test_surge_does_not_hold_its_memory() -> None:
+    """Buffers that grew for tens of thousands of samples are given back when a hop brings few again; the figures stay right."""
+    intake = Intake(Directory())
+
+    def add(samples: int) -> None:
+        edges, counts = [0.1, 1.0], [1, 2, 3]
+        of_one = [sample(f"i{k}", k, generation_tokens=k, ttft={"layout": "l", "counts": counts}) for k in range(samples)]
+        batch = wire.read(json.dumps(record(*of_one, layouts={"l": edges})).encode())
+        assert isinstance(batch, wire.Batch)
+        intake.add(batch, Arrival(7, float("-inf"), b""))
+
+    add(20_000)
+    surge = intake.take()
+    held = intake.bytes_held
+    add(30)
+    few = intake.take()
+    assert surge is not None
+    assert few is not None
+    assert list(range(20_000)) == surge.rows.tolist()
+    assert [ms(k) for k in range(30)] == few.figures[0].tolist()
+    assert [[1.0, 2.0, 3.0]] * 30 == few.buckets[0].counts.tolist()
+    assert intake.bytes_held < held / 20
