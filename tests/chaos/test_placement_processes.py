@@ -1,0 +1,118 @@
+"""Real placement processes on real Kafka, and a Redis that dies with them: `heteroscale inventory check` is clean after every blow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from heteroscale.bus.connect import open_log
+from heteroscale.bus.log import Entry
+from heteroscale.bus.settings import BusSettings
+from heteroscale.contracts import codec
+from heteroscale.contracts.topics import Topic, topic_name
+from support.own_redis import OwnRedis
+from support.placement_driver import command
+from support.processes import Fleet, Service
+
+pytestmark = [pytest.mark.chaos, pytest.mark.kafka, pytest.mark.timeout(280)]
+
+SERVICES = ("a", "b", "c")
+BLOWS = ("kill the worker", "kill redis", "cut power", "freeze the worker", "kill both")
+
+
+@pytest.fixture
+def redis_of_ours(tmp_path: Path) -> Iterator[OwnRedis]:
+    """A Redis of this test alone."""
+    if not OwnRedis.possible():
+        pytest.skip("capability redis-server: none on PATH")
+    with OwnRedis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def world(tmp_path: Path, kafka: str, redis_of_ours: OwnRedis, prefix: str) -> Iterator[Fleet]:
+    """Twelve nodes, no worker yet."""
+    fleet = f"fleet-{prefix}"
+    environment = {
+        "HETEROSCALE_KAFKA": kafka,
+        "HETEROSCALE_REDIS": redis_of_ours.url,
+        "HETEROSCALE_PREFIX": prefix,
+        "HETEROSCALE_FLEET": fleet,
+        "HETEROSCALE_PLACEMENT_RECONCILE_MS": "500",
+    }
+    rows = [f"  - {{node: n{at}, gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: A, s1: a1}}, state: ready}}" for at in range(12)]
+    (tmp_path / "fleet.yaml").write_text(f"fleet: {fleet}\nnodes:\n" + "\n".join(rows) + "\n")
+    with Fleet(environment, tmp_path) as processes:
+        processes.run("topics", "create", "--keep-forever")
+        processes.run("fleet", "import", "fleet.yaml")
+        yield processes
+
+
+async def order(world: Fleet, revision: int, dice: random.Random) -> None:
+    """A new size for every service."""
+    fleet, topic = world.environment["HETEROSCALE_FLEET"], topic_name(world.environment["HETEROSCALE_PREFIX"], Topic.COMMANDS)
+    orders = [
+        msgspec.structs.replace(command(dice.randint(0, 1), service=name, revision=revision, after_ms=revision * 1_000), fleet=fleet)
+        for name in SERVICES
+    ]
+    log = await open_log(BusSettings(kafka=world.environment["HETEROSCALE_KAFKA"]))
+    await log.append([Entry(topic, fleet.encode(), codec.encode(one), one.at_ms) for one in orders])
+    await log.close()
+
+
+def test_the_books_are_right_after_every_blow(world: Fleet, redis_of_ours: OwnRedis) -> None:
+    """NO-LEAK, NO-OVERLAP, ONCE, WHOLE, SAME-ON-LOG and SAME-FLEET by the command that people run, and the newest command is obeyed."""
+    dice = random.Random(7)
+    worker = world.start("placement")
+    for revision, blow in enumerate(BLOWS, 1):
+        asyncio.run(order(world, revision, dice))
+        time.sleep(dice.random() * 0.1)
+        worker = strike(blow, world, redis_of_ours, worker, dice)
+        obeyed(world, revision)
+        world.run("inventory", "check", "--fleet", world.environment["HETEROSCALE_FLEET"])
+    assert "" == world.run("dead-letters", "list", "--json").strip()
+
+
+def strike(blow: str, world: Fleet, server: OwnRedis, worker: Service, dice: random.Random) -> Service:
+    """One blow; the worker that goes on."""
+    if blow in ("kill the worker", "kill both"):
+        worker.process.kill()
+        worker.process.wait()
+    if blow in ("kill redis", "kill both", "cut power"):
+        server.kill()
+        if blow == "cut power":
+            server.cut_short(dice.randint(1, 2_000))
+        server.start()
+    if blow == "freeze the worker":
+        worker.signal(signal.SIGSTOP)
+        other = world.start("placement", wait=False)
+        time.sleep(1.0)
+        worker.signal(signal.SIGCONT)
+        return other
+    return world.start("placement") if worker.process.poll() is not None else worker
+
+
+def obeyed(world: Fleet, revision: int) -> None:
+    """Wait until every service has a Placement of the newest revision."""
+    deadline = time.monotonic() + 60
+    waiting = list(SERVICES)
+    while waiting:
+        waiting = [name for name in waiting if revision_of(world, name) < revision]
+        assert time.monotonic() < deadline, waiting
+
+
+def revision_of(world: Fleet, service: str) -> int:
+    """Of its newest Placement; 0 before the first."""
+    try:
+        return int(json.loads(world.run("placements", "show", service, "--json"))["revision"])
+    except AssertionError:
+        time.sleep(0.3)
+        return 0
