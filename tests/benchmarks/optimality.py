@@ -136,7 +136,8 @@ def _optimum(view: Snapshot, asked: Sequence[Request]) -> int:
     status = solver.solve(model)
     if status != cp_model.OPTIMAL:
         raise RuntimeError(f"CP-SAT ended with {solver.status_name(status)}")
-    return round(solver.objective_value)
+    best: int = round(solver.objective_value)
+    return best
 
 
 def _planner(view: Snapshot, asked: Sequence[Request], _seed: int) -> Seats:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from heteroscale.bus.log import Entry
+from heteroscale.bus.log import Entry, TopicLayout
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.bus.partitioning import partition_of
 from heteroscale.contracts import codec
@@ -66,10 +66,7 @@ async def recorded(folder: Path, arguments: argparse.Namespace) -> int:
     """A bundle with telemetry and the windows it gives; how many samples."""
     log = MemoryLog()
     for topic in Topic:
-        spec = CATALOGUE[topic]
-        from heteroscale.bus.log import TopicLayout  # noqa: PLC0415 - used once
-
-        await log.create_topics([TopicLayout(topic_name(PREFIX, topic), spec.partitions, {})])
+        await log.create_topics([TopicLayout(topic_name(PREFIX, topic), CATALOGUE[topic].partitions, {})])
     spec = codec.convert(ServiceSpec, SPEC)
     await log.append([Entry(topic_name(PREFIX, Topic.SPECS), b"chat", codec.encode(spec), START_MS)])
     partition = partition_of(b"chat", 12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Final
 
 from heteroscale.bus.log import Log, Reader, Record, TopicPartition
@@ -57,7 +57,7 @@ class FleetTopic:
                 raise Retryable(f"{self.at} does not go on at {before} (end {end})")
         return changed
 
-    def drain_rejected(self) -> Iterator[tuple[Record, Rejected]]:
+    def drain_rejected(self) -> Generator[tuple[Record, Rejected], None, None]:
         """Records that could not be used; each is let go when the next is asked for, so a caller that fails meets it again."""
         while self._rejected:
             yield self._rejected[0]
