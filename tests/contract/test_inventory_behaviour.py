@@ -56,6 +56,19 @@ async def free(inventory: Inventory) -> dict[str, int]:
     return {name: entry.free for name, entry in (await read(inventory)).nodes.items()}
 
 
+async def test_the_stamp_is_what_a_whole_read_says(inventory: Inventory) -> None:
+    """Null before the build; then generation and revision, after every write."""
+    assert await inventory.stamp("default") is None
+    proposer = Proposer("default", await built(inventory, node("n1")))
+    before = await inventory.stamp("default")
+    await one(inventory, proposer.gang({"i1": {"n1": 8}}))
+    after = await inventory.stamp("default")
+    image = await read(inventory)
+    assert before is not None
+    assert (image.gen, image.rev) == after
+    assert before < (image.gen, image.rev)
+
+
 async def test_a_fleet_that_was_never_built_reads_as_null(inventory: Inventory) -> None:
     """Reading before the first build says so, and a gang is NOT_READY."""
     assert await inventory.read("default") is None

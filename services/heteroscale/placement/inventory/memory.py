@@ -79,6 +79,11 @@ class MemoryInventory:
             server=self._server,
         )
 
+    async def stamp(self, fleet: FleetName) -> tuple[int, int] | None:
+        """See protocol."""
+        here = self._of(fleet)
+        return None if here.gen is None else (here.gen, here.rev)
+
     async def build(self, build: Build) -> Outcome:
         """See protocol."""
         here = self._of(build.fleet)

@@ -52,6 +52,10 @@ class Inventory(Protocol):
         """Everything, in one moment; null when the inventory was never built or is lost."""
         ...
 
+    async def stamp(self, fleet: FleetName) -> tuple[int, int] | None:
+        """(gen, rev), which every write raises; null when the inventory was never built or is lost."""
+        ...
+
     async def build(self, build: Build) -> Outcome:
         """Replace everything. NOT_READY unless the fence is the newest and the old generation still stands."""
         ...

@@ -92,6 +92,12 @@ class RedisInventory:
             server=bytes(reply[-1]).decode(),
         )
 
+    async def stamp(self, fleet: FleetName) -> tuple[int, int] | None:
+        """See protocol."""
+        async with self._bounded("read the revision"):
+            gen, rev = await _awaited(self._client.hmget(self.keys(fleet).meta, ["gen", "rev"]))
+        return None if gen is None else (int(gen), int(rev or 0))
+
     async def build(self, build: Build) -> Outcome:
         """See protocol."""
         arguments = scripts.build_arguments(build, self.keys(build.fleet))
