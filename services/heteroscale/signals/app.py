@@ -175,9 +175,10 @@ class _FaustWorker:
             await asyncio.sleep(SPECS_EVERY_S)
 
     async def _acknowledge(self) -> None:
-        """Let go of what no window can need any more."""
+        """Let go of what no window can need any more, and show how far behind we are."""
         while True:
             await asyncio.sleep(self._settings.commit_every_ms / 1_000)
+            await self._holdings.show_lag()
             for at, safe in self._holdings.safe_offsets().items():
                 kept = self._kept.get(at.partition)
                 while kept and kept[0].offset < safe:

@@ -7,6 +7,7 @@ committed. The transports are `worker` (any Log) and `app` (Faust).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ from heteroscale.bus.dead_letters import Guard, limits_of
 from heteroscale.bus.log import Entry, Record, TopicPartition
 from heteroscale.bus.partitioning import partition_of
 from heteroscale.contracts import codec
-from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.topics import Topic, topic_name
@@ -77,6 +78,7 @@ class Holdings:
             self._aggregators.pop(partition, None)
             for gauge in (metrics.SIGNALS_TICK, metrics.SIGNALS_INSTANCES, metrics.SIGNALS_BYTES):
                 self._context.metrics.forget(gauge, partition=str(partition))
+            self._context.metrics.forget(metrics.BUS_LAG, topic=Topic.TELEMETRY.value, partition=str(partition))
 
     async def follow_specs(self) -> None:
         """Take what has come on specs.v1. Raises Retryable."""
@@ -136,6 +138,15 @@ class Holdings:
             if safe is not None:
                 offsets[TopicPartition(self._telemetry, partition)] = safe
         return offsets
+
+    async def show_lag(self) -> None:
+        """How many records each partition has that were not taken yet. Only a figure: without the log it stays as it was."""
+        taken = {TopicPartition(self._telemetry, at): each.next_offset for at, each in sorted(self._aggregators.items())}
+        with contextlib.suppress(Retryable):
+            ends = await self._context.log.end_offsets([at for at, offset in taken.items() if offset is not None])
+            for at, end in ends.items():
+                lag = end - (taken[at] or 0)
+                self._context.metrics.set(metrics.BUS_LAG, lag, topic=Topic.TELEMETRY.value, partition=str(at.partition))
 
     async def close(self) -> None:
         """Let go of the log's readers."""

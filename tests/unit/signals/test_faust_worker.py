@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from heteroscale.bus import catalogue
-from heteroscale.bus.log import TopicPartition
+from heteroscale.bus.log import Entry, Record, TopicPartition
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.bus.partitioning import partition_of
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts.errors import Broken
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.runtime import metrics
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from heteroscale.signals import app
@@ -128,3 +129,16 @@ async def test_an_error_in_the_body_ends_the_worker_with_its_type(tmp_path: Path
     await asyncio.sleep(0.01)
     assert not body.done()
     body.cancel()
+
+
+async def test_lag_of_what_is_held_is_shown_and_only_that(tmp_path: Path) -> None:
+    """Faust consumes past the metered log, so the worker counts itself: records of its partitions that it has not taken."""
+    log = MemoryLog()
+    worker = await shell(log, tmp_path)
+    await log.append([Entry(TELEMETRY, b"chat", message.value, ms(0), HOME) for message in messages()])
+    await worker._on_assigned(None, [TopicPartition(TELEMETRY, HOME)])
+    worker._holdings.absorb(Record(TELEMETRY, HOME, 6, ms(0), b"chat", messages()[6].value))
+    await worker._holdings.show_lag()
+    assert len(messages()) - 7 == worker._context.metrics.value(metrics.BUS_LAG, topic="telemetry.v1", partition=str(HOME))
+    await worker._on_revoked(None, [TopicPartition(TELEMETRY, HOME)])
+    assert b"bus_lag{" not in worker._context.metrics.page()
