@@ -6,7 +6,7 @@ COPY requirements.lock pyproject.toml README.md LICENSE ./
 # The lock pins the tools of the tests too; as constraints it pins only what the services need.
 RUN grep -v '^setuptools==' requirements.lock > constraints.txt
 COPY services services
-RUN /opt/heteroscale/bin/pip install --no-cache-dir --constraint constraints.txt .
+RUN /opt/heteroscale/bin/pip install --no-cache-dir --constraint constraints.txt ".[kubernetes]"
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --create-home heteroscale

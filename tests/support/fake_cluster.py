@@ -151,7 +151,7 @@ class FakeCluster:
             "kind": "Pod",
             "metadata": {"name": name, "labels": said["labels"], "annotations": said["annotations"]},
             "spec": {"nodeName": said["node"], "containers": []},
-            "status": {"phase": said["phase"] or "Running", "conditions": conditions},
+            "status": {"phase": said["phase"] or "Running", "conditions": conditions, "podIP": "10.0.0.7"},
         }
 
     def _node(self, request: web.Request, name: str | None, body: dict[str, Any]) -> web.Response:

@@ -28,7 +28,7 @@ class Pods:
     def __init__(self, namespace: str, labels: Mapping[str, str], port: int, settings: ExportSettings) -> None:
         self._namespace, self._labels, self._port = namespace, dict[str, Any](labels), port
         self._settings = settings
-        self._client: AsyncClient | None = None
+        self.client: AsyncClient | None = None
 
     @classmethod
     def parse(cls, text: str, settings: ExportSettings) -> Self:
@@ -43,9 +43,9 @@ class Pods:
         """One a pod with an address, sorted by name. Raises Retryable when the API server does not answer or refuses."""
         try:
             async with asyncio.timeout(LIST_LIMIT_S):
-                if self._client is None:
-                    self._client = AsyncClient()
-                pods = [pod async for pod in self._client.list(Pod, namespace=self._namespace, labels=self._labels)]
+                if self.client is None:
+                    self.client = AsyncClient()
+                pods = [pod async for pod in self.client.list(Pod, namespace=self._namespace, labels=self._labels)]
         except (ApiError, ConfigError, httpx2.HTTPError, OSError, TimeoutError, ValueError) as error:
             raise Retryable(f"pods of {self._namespace} cannot be listed: {error or type(error).__name__}") from error
         targets = [self._target(pod) for pod in pods]
