@@ -137,3 +137,22 @@ def test_a_taken_port_is_one_clear_message(environment: Mapping[str, str]) -> No
     assert f"port {port} is in use" in stderr
     assert "--kafka-port" in stderr
     assert "Traceback" not in stderr
+
+
+def test_a_demo_without_java_says_so_and_leaves_nothing_running(environment: Mapping[str, str], tmp_path: Path) -> None:
+    """No Docker and no Java on PATH: the day is played in one process, and a Redis that was started for it goes with it."""
+    command = str(Path(sys.executable).parent / "heteroscale")
+    bare = {name: value for name, value in environment.items() if name != "JAVA_HOME"}
+    folder = tmp_path / "path"
+    folder.mkdir()
+    program = redis.binary()
+    if program is not None:
+        (folder / "redis-server").symlink_to(program)
+    done = subprocess.run(
+        [command, "demo", "--hours", "0.2"], env=bare | {"PATH": str(folder)}, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert 0 == done.returncode, done.stderr
+    assert "embedded log: nothing survives this process" in done.stdout
+    assert "no Java on PATH" in done.stderr
+    assert "It worked" in done.stdout
+    assert [] == ledger.entries()

@@ -54,7 +54,7 @@ def demo(ctx: click.Context, hours: float, seed: int, fault_texts: tuple[str, ..
     try:
         _say_servers(console, servers)
         shown = _play(console, servers, options)
-        keep = not down
+        keep = not down and servers.kafka is not None  # an embedded day leaves nothing to look at
     except (KeyboardInterrupt, asyncio.CancelledError):
         output.note("interrupted; stopping what was started")
         ctx.exit(INTERRUPTED)
