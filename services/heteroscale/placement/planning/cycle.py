@@ -43,7 +43,8 @@ class Cycle:
     explained: bool = True
     holds: list[Hold] = field(default_factory=list)
     memos: dict[Hashable, Memo] = field(default_factory=dict)
-    drafted: Occupancy = field(default_factory=Occupancy)
+    _settled: dict[int, Work] = field(default_factory=dict)
+    _drafted: Occupancy = field(default_factory=Occupancy)
     _views: dict[int, tuple[int, View]] = field(default_factory=dict)
     _running: Occupancy | None = None
     _freed: Ledger | None = None
@@ -90,20 +91,27 @@ class Cycle:
 
     def settle(self, owner: int, work: Work) -> None:
         """What a request was given is known: whoever fails after it may be waiting for it."""
-        ledger = self.ledger
-        nodes = work.draft.nodes()
-        self.drafted.put(owner, work.book.request.command.service, ((ledger.s1_of[node], ledger.types[node]) for node in nodes))
+        self._settled[owner] = work
 
     def blockers(self, work: Work, left: Needs, place: Place) -> list[ServiceName]:
         """Services that hold GPUs of the types asked for in a domain, and those for which some are held back there."""
         command = work.book.request.command
         types = {code for role in left for _, code in work.demand.shapes[role].types}
         first, last = self.ledger.range_of(*place)
-        found = self._held().within(first, last, types) | self.drafted.within(first, last, types)
+        found = self._held().within(first, last, types) | self._given().within(first, last, types)
         for hold in self.holds:
             if hold.priority > command.priority and hold.first < last and first < hold.last and hold.types & types:
                 found.add(hold.service)
         return sorted(found.difference({command.service}))
+
+    def _given(self) -> Occupancy:
+        """What the cycle has given so far."""
+        ledger = self.ledger
+        for owner, work in self._settled.items():
+            service, nodes = work.book.request.command.service, work.draft.nodes()
+            self._drafted.put(owner, service, ((ledger.s1_of[node], ledger.types[node]) for node in nodes))
+        self._settled.clear()
+        return self._drafted
 
     def _held(self) -> Occupancy:
         if self._running is None:
