@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import msgspec
 
 from heteroscale.bus import partitioning
 from heteroscale.bus.log import Record
 from heteroscale.contracts import codec
-from heteroscale.contracts.actuations import Actuation, ActuationKind
+from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Broken, HeteroscaleError
 from heteroscale.contracts.fleet import FleetNode
@@ -23,7 +22,7 @@ from heteroscale.contracts.names import FleetName, GangId, InstanceName, NodeNam
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
-from heteroscale.placement import rebuild, reservation, state
+from heteroscale.placement import rebuild, reservation, state, words
 from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.entries import ServiceEntry
 from heteroscale.placement.inventory.gang import Gang, Verdict
@@ -37,7 +36,6 @@ from heteroscale.replay import differ
 from heteroscale.replay.recorded import Found, Recorded, in_order
 from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
 
-ENDED: Final = frozenset({ActuationKind.STOPPED, ActuationKind.FAILED})
 Output = tuple[ServiceName, bool, int]  # service, dry run, seq (of a dry run: at_ms)
 
 
@@ -150,10 +148,12 @@ class _Fleet:
             compared = span.from_ms <= cycle.at_ms or at == 0
             if cycle.at_ms > span.to_ms:
                 return
+            if cycle.gen != now.gen and self._is_restated(cycle):
+                now = await self._rebuilt(cycle, known[at:][index : index + 1])
+                self._take_restated(cycle, now, compared=compared)
+                continue
             if cycle.gen != now.gen:
-                now = await self._rebuilt(cycle, now, known[at:][index : index + 1])
-                if self._all_restated(cycle, now, compared=compared):
-                    continue
+                now = await self._renewed(now, cycle, cut)
             gap = self._gap(cut, cycle.cut)
             if gap is not None:
                 self._result.gaps.append(gap)
@@ -199,13 +199,15 @@ class _Fleet:
 
     async def _built(self, gen: int, placements: Mapping[ServiceName, Placement], cut: Mapping[str, int], number: int | None) -> FleetState:
         """The inventory as a take-over builds it from these placements."""
+        listed = {one.id for placement in placements.values() for group in placement.groups for one in group.instances}
         remains = Remains(
             fleet=self._fleet,
             gen=gen,
             placements=placements,
             records=self._nodes(cut.get(self._fleet_at, 0)),
             commands=self._answered(placements),
-            ghosts=self._ghosts(placements, cut.get(self._actuations_at, 0)),
+            ended=words.ended(self._heard(cut.get(self._actuations_at, 0))),
+            ghosts=self._ghosts(listed, cut.get(self._actuations_at, 0)),
         )
         image = rebuild.image(remains)
         if number is not None:
@@ -224,27 +226,35 @@ class _Fleet:
         fresh = state.from_image(self._fleet, fence, image)
         return fresh if now is None else replace(fresh, now_ms=max(now.now_ms, fresh.now_ms), cycle=now.cycle)
 
-    async def _rebuilt(self, cycle: Cycle, now: FleetState, after: Sequence[Cycle]) -> FleetState:
+    async def _rebuilt(self, cycle: Cycle, after: Sequence[Cycle]) -> FleetState:
         """A new generation: rebuilt from what placements said until then."""
-        del now
         cut = after[0].cut if after else cycle.cut
         return await self._built(cycle.gen, self._newest, {**cut, self._actuations_at: cycle.cut.get(self._actuations_at, 0)}, None)
 
-    def _all_restated(self, cycle: Cycle, now: FleetState, *, compared: bool) -> bool:
-        """Whether a cycle's outputs are the assignments that a rebuild publishes again, and nothing was planned in it."""
-        restated = all(
+    async def _renewed(self, now: FleetState, cycle: Cycle, cut: Mapping[str, int]) -> FleetState:
+        """A new generation of the inventory as it stood: its server had started anew and had kept everything."""
+        image = await self._inventory.read(self._fleet)
+        assert image is not None  # noqa: S101 - it was built here
+        ghosts = self._ghosts(image.instances, cut.get(self._actuations_at, 0))
+        fresh = rebuild.renewed(image, cycle.gen, ghosts)
+        fence = await self._inventory.take_fence(self._fleet)
+        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=image.gen, image=fresh))
+        return await self._restarted(now)
+
+    def _is_restated(self, cycle: Cycle) -> bool:
+        """Whether a cycle's outputs are the assignments that a rebuild publishes again, with the inputs they had."""
+        return all(
             not key[1] and key[0] in self._newest and found.message.seq == self._newest[key[0]].seq and not found.message.changes
             for key, found in cycle.outputs.items()
         )
-        if not restated:
-            return False
+
+    def _take_restated(self, cycle: Cycle, now: FleetState, *, compared: bool) -> None:
         for key, found in sorted(cycle.outputs.items()):
             groups = list(now.services[key[0]].groups)
             again = msgspec.structs.replace(self._newest[key[0]], gen=cycle.gen, groups=groups, changes=[])
             if compared:
                 self._judge(key, found, again)
         self._remember(cycle)
-        return True
 
     async def _cycle(self, now: FleetState, cycle: Cycle, since: Mapping[str, int]) -> tuple[FleetState, dict[Output, Placement]]:
         """One cycle again; what it gives."""
@@ -308,11 +318,17 @@ class _Fleet:
         newest = max(mine, key=lambda one: one.at_ms)
         return msgspec.structs.replace(entry, command=newest, first_at_ms=min(one.at_ms for one in mine))
 
-    def _ghosts(self, placements: Mapping[ServiceName, Placement], until: int) -> dict[InstanceName, Placement]:
-        """Instances last heard to run that no placement lists, each with the last one that did."""
-        listed = {one.id for placement in placements.values() for group in placement.groups for one in group.instances}
-        words = _last_words(one.message for one in self._actuations if one.record.offset < until)
-        lost = {name for name, kind in words.items() if kind not in ENDED and name not in listed}
+    def _heard(self, until: int) -> dict[InstanceName, Actuation]:
+        """The word that counts of each instance, below an offset of actuations.v1."""
+        heard: dict[InstanceName, Actuation] = {}
+        for one in self._actuations:
+            if one.record.offset < until:
+                heard[one.message.instance] = words.last(one.message, heard.get(one.message.instance))
+        return heard
+
+    def _ghosts(self, listed: Iterable[InstanceName], until: int) -> dict[InstanceName, Placement]:
+        """Instances last heard to run that nobody lists, each with the last placement that did."""
+        lost = frozenset(words.ghosts(self._heard(until), listed))
         found: dict[InstanceName, Placement] = {}
         for one in self._recorded.placements if lost else ():
             for group in one.message.groups:
@@ -359,13 +375,3 @@ class _Fleet:
         outcome = Outcome.OTHER_REASON if again is not None and again.groups == found.message.groups else Outcome.DIVERGED
         self._result.differs(Divergence(number, found.place, what, outcome, differences, (), key[0], found.message.at_ms))
         return False
-
-
-def _last_words(actuations: Iterable[Actuation]) -> dict[InstanceName, ActuationKind]:
-    """The word that counts of each instance: the later by its own time, and of two at one time an end."""
-    words: dict[InstanceName, Actuation] = {}
-    for word in actuations:
-        before = words.get(word.instance)
-        if before is None or word.at_ms > before.at_ms or (word.at_ms == before.at_ms and before.kind not in ENDED):
-            words[word.instance] = word
-    return {name: word.kind for name, word in words.items()}
