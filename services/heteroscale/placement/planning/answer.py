@@ -15,9 +15,9 @@ from heteroscale.placement.planning.explain import Place
 from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.model import Planned, PlanReason, PlanStatus, Request, Snapshot
-from heteroscale.placement.planning.placing import Work
 from heteroscale.placement.planning.topology import POOLS, WIDTH
 from heteroscale.placement.planning.units import Needs
+from heteroscale.placement.planning.work import Work
 
 _REPAIRABLE = (PlanReason.FRAGMENTED, PlanReason.NO_DOMAIN)
 

@@ -16,9 +16,9 @@ from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger, Mask
 from heteroscale.placement.planning.model import Request, Snapshot
 from heteroscale.placement.planning.occupancy import Occupancy
-from heteroscale.placement.planning.placing import Work
 from heteroscale.placement.planning.topology import READY
 from heteroscale.placement.planning.units import Demand, Memo, Needs
+from heteroscale.placement.planning.work import Work
 
 Place = tuple[Level, int]
 

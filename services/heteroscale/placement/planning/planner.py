@@ -24,8 +24,8 @@ from heteroscale.placement.planning import answer, cycle, orders, placing, victi
 from heteroscale.placement.planning.book import Book
 from heteroscale.placement.planning.model import Planned, Request, Snapshot
 from heteroscale.placement.planning.orders import Order
-from heteroscale.placement.planning.placing import Draft, Work
 from heteroscale.placement.planning.units import Demand, Needs
+from heteroscale.placement.planning.work import Draft, Work
 
 Turn: TypeAlias = tuple[int, int | None]
 """A request, by number, and how many units it takes now; null: all that it still lacks."""
@@ -92,7 +92,7 @@ class _Run:
                 continue
             work.view = state.view_for(command.priority)
             if units is not None:
-                work.early(units)
+                placing.place_early(work, units)
                 continue
             found = _place(state, work)
             if found.left and answer.repairable(found.reason) and repairs > 0:
