@@ -79,6 +79,10 @@ class Stage:
         first.stop.set()
         self.crew.tasks.pop("decision")
 
+    def restart_inventory(self) -> None:
+        """The inventory's server starts anew and has kept everything."""
+        self.parts.inventory.restart()
+
     def lose_inventory(self) -> None:
         """The inventory forgets everything."""
         self.parts.inventory.lose("default")
@@ -134,6 +138,7 @@ STORIES: dict[str, tuple[Callable[[], Scene], Hook | None]] = {
     "outage": (lambda: scene(QUIET, "silence:chat@5m+6m"), None),
     "rebalance": (lambda: scene(BURST), _at(52, Stage.second_decider)),
     "redis-loss": (lambda: scene(BURST, "node:n01@6m"), _at(52, Stage.lose_inventory)),
+    "redis-restart": (lambda: scene(BURST, "node:n01@6m"), _at(52, Stage.restart_inventory)),
     "shortage": (lambda: scene(BURST, nodes=5), None),
 }
 
