@@ -21,6 +21,7 @@ from heteroscale.actuation.subscriber import (
     Subscriber,
 )
 from heteroscale.actuation.webhook import Endpoint, WebhookActuator
+from heteroscale.bus.dead_letters import limits_of
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import Placement
@@ -47,7 +48,12 @@ class Actuator(Protocol):
 
 async def serve(context: Context, settings: ActuatorSettings) -> None:
     """Follow assignments until `context.stop`. Raises Rejected for settings, Broken past the dead-letter limits."""
-    interest = Interest(actuator=settings.name(), fleet=settings.actuator_fleet, services=settings.services())
+    interest = Interest(
+        actuator=settings.name(),
+        fleet=settings.actuator_fleet,
+        services=settings.services(),
+        limits=limits_of(context.bus),
+    )
     acknowledge = Acknowledger(context.log, context.prefix, interest.actuator, context.metrics)
     registrar = _registrar(settings)
     actuator = _actuator(context, settings, acknowledge)

@@ -22,7 +22,7 @@ import msgspec
 
 from heteroscale.actuation import orders
 from heteroscale.bus import scan
-from heteroscale.bus.dead_letters import Guard
+from heteroscale.bus.dead_letters import Guard, Limits
 from heteroscale.bus.log import Entry, Log, Reader, Record
 from heteroscale.bus.pause import stopped_within
 from heteroscale.contracts import codec
@@ -45,11 +45,15 @@ V = TypeVar("V", Placement, Command)
 
 
 class Interest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a subscriber wants to hear of; null means all. `actuator` is its name in acknowledgements."""
+    """What a subscriber wants to hear of; null means all. `actuator` is its name in acknowledgements.
+
+    `limits`: how many unusable records it takes before it stops; null has the defaults.
+    """
 
     actuator: str
     fleet: FleetName | None = None
     services: Collection[ServiceName] | None = None
+    limits: Limits | None = None
 
     def covers(self, service: ServiceName, fleet: FleetName) -> bool:
         """Whether a record is for this subscriber."""
@@ -119,7 +123,7 @@ class Subscriber(abc.ABC, Generic[V]):
         self._stop = asyncio.Event() if stop is None else stop
         self._registry = registry
         counter = None if registry is None else dead_letter_counter(registry)
-        self._guard = Guard(log, prefix, STAGE, counter=counter)
+        self._guard = Guard(log, prefix, STAGE, limits=interest.limits, counter=counter)
         self._newest: dict[ServiceName, V] = {}
         self._reader: Reader | None = None
         self._logger = logs.logger(actuator=interest.actuator, topic=self._name)
