@@ -106,6 +106,8 @@ async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, memory
     newest = {one.service: one for one in sorted(stage.placements, key=lambda one: (one.gen, one.seq or 0))}
     assert {"old": 3, "a": 3, "b": 3} == {name: len(instances(one)) for name, one in newest.items()}
     assert 9 == len(image.instances)
+    orders = [(one.service, one.gen, one.seq) for one in stage.placements]
+    assert len(orders) == len(set(orders)), "what the log had was written again"
     assert 0 == await inventory.outbox_size("default")
 
 

@@ -13,7 +13,7 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.names import FleetName, ServiceName
 from heteroscale.contracts.placements import DRY_RUN_SUFFIX, Placement
 from heteroscale.placement.inventory.gang import Gang, Outcome
-from heteroscale.placement.inventory.protocol import Inventory
+from heteroscale.placement.inventory.protocol import Inventory, OutEntry
 from heteroscale.placement.placements_topic import Newest, PlacementsTopic
 
 BATCH: Final = 1_000
@@ -69,14 +69,20 @@ class Publisher:
             del self._owed[fleet]
 
     async def drain(self, fleet: FleetName) -> int:
-        """Publish all that `out` holds, in order; how many. Raises Retryable."""
+        """Publish, in order, what `out` holds and the log (as the index last saw it) does not; how many. Raises Retryable."""
         published = 0
         await self._settle(fleet)
         while waiting := await self._inventory.outbox(fleet, BATCH):
-            await self.publish((entry.service, entry.payload) for entry in waiting)
+            unseen = [(entry.service, entry.payload) for entry in waiting if not self._is_on_log(entry)]
+            await self.publish(unseen)
             await self._inventory.acknowledge(fleet, [entry.entry for entry in waiting])
-            published += len(waiting)
+            published += len(unseen)
         return published
+
+    def _is_on_log(self, entry: OutEntry) -> bool:
+        """Whether readers have it, or a newer one, which says everything again."""
+        stamp, known = codec.decode(_Stamp, entry.payload), self._index.newest.get(entry.service)
+        return known is not None and known.fleet == stamp.fleet and (known.gen, known.seq) >= (stamp.gen, stamp.seq)
 
     async def publish(self, rows: Iterable[tuple[ServiceName, bytes]]) -> None:
         """Append whole Placements. Raises Retryable."""

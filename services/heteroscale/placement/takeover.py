@@ -1,7 +1,7 @@
 """Taking a fleet over: fence, publish what is true but not yet on the log, compare with the log, rebuild if the inventory lost something.
 
-The order matters. The fence first, so that whoever planned before is refused from here on; then what `out` still holds; then the
-inventory is read; only then is planned.
+The order matters. The fence first, so that whoever planned before is refused from here on; then what `out` still holds and the log
+has not; then the inventory is read; only then is planned.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ async def take_over(with_: TakeOver, fleet: FleetName, haunted: Collection[Insta
     """
     fence = await with_.inventory.take_fence(fleet)
     with_.passing(CrashPoint.AFTER_FENCE)
-    published = await with_.publisher.drain(fleet)
-    with_.passing(CrashPoint.AFTER_DRAIN)
     await with_.fleet_topic.catch_up()
     await with_.placements.catch_up()
+    published = await with_.publisher.drain(fleet)
+    with_.passing(CrashPoint.AFTER_DRAIN)
     image = await with_.inventory.read(fleet)
     why = _lost(image, with_.placements, fleet)
     if why is not None:
