@@ -17,6 +17,7 @@ from heteroscale.placement import check
 from heteroscale.placement.inventory.gang import Verdict
 from heteroscale.placement.inventory.redis import RedisInventory, connect
 from heteroscale.placement.inventory.scripts import Keys
+from heteroscale.servers import process
 from support.gangs import Proposer, built, node
 from support.own_redis import OwnRedis
 from support.placement_driver import command
@@ -49,7 +50,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             check=False,
         )
         assert 0 == made.returncode, made.stdout + made.stderr
+        assert process.wait_until(lambda: all(_agrees(server.port) for server in servers), deadline_s=30)
         yield servers[0].url
+
+
+def _agrees(port: int) -> bool:
+    """Whether this node sees all slots served; each learns it in its own time."""
+    told = subprocess.run(["redis-cli", "-p", str(port), "cluster", "info"], capture_output=True, text=True, timeout=10, check=False)
+    return "cluster_state:ok" in told.stdout
 
 
 def opened(url: str, at_end: AtEnd) -> RedisInventory:

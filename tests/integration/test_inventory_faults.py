@@ -199,3 +199,11 @@ async def test_a_weak_configuration_is_named(tmp_path: Path, at_end: AtEnd) -> N
     with OwnRedis(tmp_path, "--appendfsync", "everysec", "--maxmemory-policy", "allkeys-lru") as weak:
         found = await opened(weak.port, at_end).warnings()
     assert ["appendfsync is everysec", "maxmemory-policy is allkeys-lru"] == [line.split(": ")[1].split(",")[0] for line in found]
+
+
+async def test_a_server_out_of_memory_is_awaited_not_given_up(tmp_path: Path, at_end: AtEnd) -> None:
+    """It refuses writes until somebody makes room: to be tried again, not the end of the process."""
+    with OwnRedis(tmp_path, "--maxmemory", "1kb") as full:
+        inventory = opened(full.port, at_end)
+        with pytest.raises(Retryable, match="maxmemory"):
+            await inventory.take_fence("default")

@@ -110,10 +110,14 @@ def test_a_demo_that_is_ended_while_servers_start_leaves_nothing_running(environ
     """By Ctrl-C, by `kill`, by a closed terminal."""
     command = str(Path(sys.executable).parent / "heteroscale")
     child = subprocess.Popen([command, "demo"], env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert process.wait_until(lambda: bool(ledger.entries()), deadline_s=30)
-    (entry,) = ledger.entries()
-    child.send_signal(sent)
-    assert 130 == child.wait(timeout=30)
+    try:
+        assert process.wait_until(lambda: bool(ledger.entries()), deadline_s=100)  # the first run fetches the broker
+        (entry,) = ledger.entries()
+        child.send_signal(sent)
+        assert 130 == child.wait(timeout=30)
+    finally:
+        child.kill()
+        child.wait()
     assert not chain.alive(entry)
     assert [] == ledger.entries()
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 import pytest
+import structlog
 
 from heteroscale.bus import catalogue, connect
 from heteroscale.bus.log import Log, TopicLayout
@@ -55,9 +56,7 @@ async def test_it_runs_until_it_is_stopped(memory_log: Log) -> None:
         (None, lifecycle.EXIT_FAILED),
     ],
 )
-async def test_a_dead_service_ends_the_process(
-    memory_log: Log, capsys: pytest.CaptureFixture[str], error: Exception | None, code: int
-) -> None:
+async def test_a_dead_service_ends_the_process(memory_log: Log, error: Exception | None, code: int) -> None:
     """Whatever ends a service, also a plain return, stops the others and is said with its name."""
     context = context_of(memory_log)
 
@@ -66,10 +65,10 @@ async def test_a_dead_service_ends_the_process(
         if error is not None:
             raise error
 
-    assert code == await lifecycle.supervise(context, {"dies": dies, "idle": idle}, bus=BUS, drain_deadline_ms=5_000)
+    with structlog.testing.capture_logs() as said:
+        assert code == await lifecycle.supervise(context, {"dies": dies, "idle": idle}, bus=BUS, drain_deadline_ms=5_000)
     assert context.stop.is_set()
-    said = capsys.readouterr()
-    assert "dies" in said.out + said.err
+    assert ["dies"] == [line["service"] for line in said if line["log_level"] == "critical"]
 
 
 async def test_a_service_that_needs_something_away_is_started_again(memory_log: Log) -> None:

@@ -10,7 +10,16 @@ from typing import Any, Final
 import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from heteroscale.contracts.errors import Broken, Retryable
 from heteroscale.contracts.names import FleetName, InstanceName, NodeName
@@ -31,7 +40,8 @@ from heteroscale.placement.inventory.scripts import Keys
 
 BUILD_DEADLINE_FACTOR: Final = 15  # a rebuild of tens of thousands of nodes is one long script
 PIPELINE_MAX: Final = 256
-AWAY: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "OOM", "MISCONF")
+AWAY: Final = ("BUSY", "NOREPLICAS", "MISCONF")  # what the server says while it cannot serve, of codes that the client has no class for
+AWAY_ERRORS: Final = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)  # of the others
 
 Client = redis_client.Redis | redis_client.RedisCluster
 
@@ -245,7 +255,7 @@ class RedisInventory:
         except AuthenticationError as error:
             raise Broken(f"redis: {doing}: {error}") from error
         except ResponseError as error:
-            if str(error).startswith(AWAY):
+            if isinstance(error, AWAY_ERRORS) or str(error).startswith(AWAY):
                 raise Retryable(f"redis: {doing}: {error}") from error
             raise Broken(f"redis: {doing}: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
