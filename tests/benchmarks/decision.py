@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
 import sys
 import time
@@ -120,7 +121,7 @@ def main() -> None:
     """Both measurements."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--services", type=int, default=2_000)
-    arguments.add_argument("--kafka", default=None, help="HOST:PORT; without it the log in memory")
+    arguments.add_argument("--kafka", default=os.environ.get("HETEROSCALE_KAFKA"), help="HOST:PORT; without it the log in memory")
     given = arguments.parse_args()
     logs.configure(LogFormat.JSON, LogLevel.ERROR)
     click.echo(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
