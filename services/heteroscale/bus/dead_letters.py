@@ -2,6 +2,8 @@
 
 NOTHING-LOST: a refused record is durable there before its offset is committed. And a whole stream is never diverted: past the
 limits (too many in a row, or too large a share of a window of records) the guard raises Broken, because then it is us who are wrong.
+Compacted topics are read from their beginning at every start: a bad spec or node that stands in dead letters already is not
+written (or counted) again.
 
 The command line's part (`heteroscale dead-letters list|show|retry`):
 
@@ -25,7 +27,7 @@ from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.dead_letters import DeadLetter
 from heteroscale.contracts.errors import Broken, Rejected
-from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.contracts.topics import CATALOGUE, Cleanup, Topic, topic_name, topic_of
 
 T = TypeVar("T")
 
@@ -62,6 +64,7 @@ class Limits:
 
 
 _Mark: TypeAlias = tuple[TopicPartition, int, int, tuple[str, ...], tuple[bytes, ...]]
+_Same: TypeAlias = tuple[str, int, int, str, str, bytes]
 
 
 def limits_of(settings: BusSettings | None) -> Limits:
@@ -75,6 +78,7 @@ class Guard:
 
     def __init__(self, log: Log, prefix: str, stage: str, *, limits: Limits | None = None, counter: Counter | None = None) -> None:
         self._log = log
+        self._prefix = prefix
         self._topic = topic_name(prefix, Topic.DEAD_LETTERS)
         self._stage = stage
         self._limits = Limits() if limits is None else limits
@@ -83,6 +87,7 @@ class Guard:
         self._recent: deque[bool] = deque(maxlen=self._limits.window)
         self._refused = 0
         self._durable: deque[_Mark] = deque(maxlen=self._limits.window)
+        self._standing: set[_Same] | None = None
 
     async def decode(self, record: Record, kind: type[T]) -> T | None:
         """The record's value as a `kind`; null if it was refused, which is then durable. Raises Retryable, Broken."""
@@ -106,7 +111,7 @@ class Guard:
     async def refuse(self, record: Record, errors: Sequence[Rejected], payloads: Sequence[bytes] | None = None) -> None:
         """Put a record, or those parts of it that `payloads` gives (one an error), in dead letters. Counts as one refused record.
 
-        The same again (a batch that is tried anew) neither writes nor counts.
+        The same again (a batch that is tried anew, a compacted topic that is read anew) neither writes nor counts.
         """
         mark = (record.at, record.offset, record.timestamp_ms, tuple(error.code for error in errors), tuple(payloads or ()))
         if mark in self._durable:
@@ -126,6 +131,9 @@ class Guard:
             )
             for index, error in enumerate(errors)
         ]
+        if await self._stand(letters):
+            self._durable.append(mark)
+            return
         at_ms = max(0, record.timestamp_ms)
         await self._log.append([Entry(self._topic, record.key, codec.encode(letter), at_ms, partition=0) for letter in letters])
         self._durable.append(mark)
@@ -135,6 +143,15 @@ class Guard:
         self._consecutive += 1
         self._note(bad=True)
         self._judge(record, errors)
+
+    async def _stand(self, letters: Sequence[DeadLetter]) -> bool:
+        """Whether an earlier process of this stage wrote these already. Asked of compacted topics only: others are read once."""
+        if not all(_is_read_again(letter) for letter in letters):
+            return False
+        if self._standing is None:
+            found = [letter.dead_letter async for letter in _all(self._log, self._prefix)]
+            self._standing = {_same(letter) for letter in found if letter.stage == self._stage and _is_read_again(letter)}
+        return all(_same(letter) in self._standing for letter in letters)
 
     def _note(self, *, bad: bool) -> None:
         if len(self._recent) == self._recent.maxlen:
@@ -158,16 +175,15 @@ async def read(
 ) -> AsyncIterator[Letter]:
     """Dead letters up to the end as it is now, oldest first. `topic` with or without the prefix.
 
-    A stage that starts anew may refuse a record again (specs and nodes are read from their beginning); the first letter stands for all.
+    A stage that was killed before it committed refuses a record again; the first letter stands for all.
     """
     wanted = {topic, f"{prefix}.{topic}"}
-    known: set[tuple[object, ...]] = set()
+    known: set[_Same] = set()
     async for letter in _all(log, prefix):
         found = letter.dead_letter
-        same = (found.topic, found.partition, found.offset, found.stage, found.code, hashlib.sha256(found.payload).digest())
-        if same in known:
+        if _same(found) in known:
             continue
-        known.add(same)
+        known.add(_same(found))
         if (topic is None or found.topic in wanted) and stage in {None, found.stage} and code in {None, found.code}:
             yield letter
 
@@ -201,6 +217,17 @@ async def retry(log: Log, letter: Letter) -> Place:
     key = None if found.key is None else found.key.encode()
     entry = Entry(found.topic, key, found.payload, found.at_ms, partition=found.partition)
     return Place(TopicPartition(found.topic, found.partition), (await log.append([entry]))[0])
+
+
+def _same(letter: DeadLetter) -> _Same:
+    """What two letters about one record have in common."""
+    return (letter.topic, letter.partition, letter.offset, letter.stage, letter.code, hashlib.sha256(letter.payload).digest())
+
+
+def _is_read_again(letter: DeadLetter) -> bool:
+    """Whether the record stands in a topic that is read from its beginning at every start."""
+    topic = topic_of(letter.topic)
+    return topic is not None and CATALOGUE[topic].cleanup is Cleanup.COMPACT
 
 
 def _payload(record: Record) -> bytes:

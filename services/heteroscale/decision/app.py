@@ -22,8 +22,10 @@ from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.contracts.units import instant_text
 from heteroscale.decision import controller, gauges, order
 from heteroscale.decision.controller import ServiceState, Source, Tombstone
+from heteroscale.decision.doubt import Arrived, Doubts
 from heteroscale.decision.gauges import Gauges
 from heteroscale.decision.memory import Memory, service_of
 from heteroscale.decision.outbox import Outbox
@@ -73,8 +75,9 @@ class Worker:
             limits=dead_letters.limits_of(context.bus),
             counter=metering.dead_letter_counter(context.metrics),
         )
-        self.memory = Memory(context.log, context.prefix)
+        self.memory = Memory(context.log, context.prefix, self._guard)
         self._outbox = Outbox(context.log, context.prefix)
+        self._doubts: Doubts[Record] = Doubts()
         self._gauges = Gauges(context.metrics)
         self._specs_at = TopicPartition(topic_name(context.prefix, Topic.SPECS), 0)
         self._specs = context.log.reader({})
@@ -96,6 +99,7 @@ class Worker:
         await self.follow_specs()
         held = sorted(at.partition for at in partitions if at.topic == self._signals)
         self._outbox.clear()
+        self._doubts.clear()
         positions = await self.memory.take_over(held)
         await self._outbox.repeat(self.memory.decided())
         ends = await self._context.log.end_offsets([TopicPartition(self._signals, partition) for partition in held])
@@ -107,6 +111,7 @@ class Worker:
     async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Nothing is in flight between polls, so there is nothing to drain."""
         self._outbox.clear()
+        self._doubts.clear()
         self.memory.drop()
         self._context.health.waiting(CONDITION, "partitions of the group")
         logs.logger().info("partitions_given_up", partitions=len(partitions))
@@ -140,6 +145,7 @@ class Worker:
         self._gauges.forget(service, state)
         self.memory.states[service], _ = controller.step(state, Tombstone(service))
         self._outbox.forget(service)
+        self._doubts.forget(service)
         await self._outbox.bury(service, partition=partition, at_ms=record.timestamp_ms)
         logs.logger().info("service_let_go", service=service)
 
@@ -167,6 +173,16 @@ class Worker:
         window = await self._guard.decode(record, SignalWindow)
         if window is None:
             return
+        sifted = self._doubts.sift(Arrived(record, window), self.memory.decided_ms(window.service))
+        if sifted.refuted is not None:
+            end = instant_text(sifted.refuted.window.end_ms)
+            why = f"ends at {end}, over an hour after the window before it, and the next one does not follow it; a clock was wrong"
+            await self._guard.refuse(sifted.refuted.record, [Rejected("future", why)])
+        for arrived in sifted.believed:
+            await self._decide(arrived.record, arrived.window)
+
+    async def _decide(self, record: Record, window: SignalWindow) -> None:
+        """One window, into the outbox."""
         if window.service in self._outbox:
             await self._flush()
         await self._await_spec(window)

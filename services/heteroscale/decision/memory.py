@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from heteroscale.bus import partitioning, scan
+from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Log, Record, TopicPartition
 from heteroscale.contracts import codec
 from heteroscale.contracts.decision_state import DecisionState
@@ -17,15 +20,16 @@ from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Source
 
-Refused = Callable[[Record, Rejected], None]
 COPY_MARK = b"#h"
+STATES_TRIED = 2  # of each service: the newest, and the one before if that cannot be read
 
 
 class Memory:
-    """Specs of all services, states by partition. Reads; never writes."""
+    """Specs of all services, states by partition. Reads; what it cannot read goes to the guard's dead letters."""
 
-    def __init__(self, log: Log, prefix: str) -> None:
+    def __init__(self, log: Log, prefix: str, guard: Guard) -> None:
         self._log = log
+        self._guard = guard
         self._signals = topic_name(prefix, Topic.SIGNALS)
         self._placements = topic_name(prefix, Topic.PLACEMENTS)
         self._states = topic_name(prefix, Topic.DECISION_STATE)
@@ -50,6 +54,11 @@ class Memory:
             return state
         state, _ = controller.step(state, spec)
         return msgspec.structs.replace(state, inputs={**state.inputs, source.at: source.next_offset})
+
+    def decided_ms(self, service: str) -> int:
+        """End of the last window that was decided of a service with a spec; negative without any."""
+        state = self.states.get(service)
+        return -1 if state is None or service not in self.specs else state.law.window_end_ms
 
     def decided(self) -> list[DecisionState]:
         """Records of the services with a spec, by service."""
@@ -92,16 +101,29 @@ class Memory:
         return min(offsets, default=None)
 
     async def _read_states(self) -> None:
-        newest: dict[bytes, bytes | None] = {}
+        """The newest state of each service. One that cannot be read is refused, and the one before it stands in: its windows follow again.
+
+        Without either, a service starts from its placements, as a new one does.
+        """
+        last: dict[bytes, deque[Record]] = {}
         async for batch in scan.to_end(self._log, self._at(self._states)):
             for record in batch:
                 if record.key is not None and COPY_MARK not in record.key:
-                    newest[record.key] = record.value
-        for key in sorted(newest):
-            payload = newest[key]
-            if payload is not None:
-                state = controller.from_record(codec.decode(DecisionState, payload), None)
-                self.states[state.service] = state
+                    last.setdefault(record.key, deque(maxlen=STATES_TRIED)).append(record)
+        for key in sorted(last):
+            found = await self._newest_of(last[key])
+            if found is not None:
+                self.states[found.service] = controller.from_record(found, None)
+
+    async def _newest_of(self, records: Sequence[Record]) -> DecisionState | None:
+        """The newest that can be read; null for none and after a tombstone."""
+        for record in reversed(records):
+            if record.value is None:
+                return None
+            found = await self._guard.use(record, functools.partial(_state_of, record.key or b""))
+            if found is not None:
+                return found
+        return None
 
     async def _read_placements(
         self,
@@ -140,6 +162,14 @@ class Memory:
         known = latest.get(key)
         if known is None or _rank(placement) >= _rank(known[0]):
             latest[key] = (placement, source)
+
+
+def _state_of(key: bytes, payload: bytes) -> DecisionState:
+    """A state under its own key. Raises Rejected."""
+    state = codec.decode(DecisionState, payload)
+    if state.service.encode() != key:
+        raise Rejected("key", f"the key says {key.decode('utf-8', 'replace')}, the value {state.service}")
+    return state
 
 
 def _rank(placement: Placement) -> tuple[int, int]:

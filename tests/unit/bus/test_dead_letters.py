@@ -6,12 +6,14 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from heteroscale.bus import catalogue, dead_letters
+from heteroscale.bus import catalogue, dead_letters, scan
 from heteroscale.bus.dead_letters import Guard, Letter, Limits
 from heteroscale.bus.log import Entry, Log, Record, TopicPartition
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
+from heteroscale.contracts.dead_letters import DeadLetter
 from heteroscale.contracts.errors import Broken, Rejected, Retryable
+from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Samples
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime import metrics
@@ -21,6 +23,7 @@ from support import builders
 
 PREFIX = "memory"
 TELEMETRY = topic_name(PREFIX, Topic.TELEMETRY)
+LETTERS = TopicPartition(topic_name(PREFIX, Topic.DEAD_LETTERS), 0)
 GOOD = codec.encode(builders.samples())
 
 
@@ -200,3 +203,27 @@ async def test_what_was_no_record_cannot_be_retried(memory_log: Log, payload: by
     with pytest.raises(Rejected) as refused:
         await dead_letters.retry(memory_log, letter)
     assert "not_retryable" == refused.value.code
+
+
+async def test_a_bad_spec_is_one_letter_however_often_the_topic_is_read_again(memory_log: Log) -> None:
+    """A compacted topic is read from its beginning at each start: the next process neither writes nor counts what stands there already."""
+    await catalogue.create(memory_log, PREFIX)
+    spec = Record(topic_name(PREFIX, Topic.SPECS), 0, 4, builders.AT_MS, b"chat", b"{")
+    other = Record(topic_name(PREFIX, Topic.SPECS), 0, 9, builders.AT_MS, b"chat", b"{")
+    registry = Metrics()
+    for _ in range(3):
+        guard = Guard(memory_log, PREFIX, "decision", limits=Limits(consecutive=2), counter=dead_letter_counter(registry))
+        assert await guard.decode(spec, ServiceSpec) is None
+    assert await guard.decode(other, ServiceSpec) is None
+    raw = [letter async for batch in scan.to_end(memory_log, [LETTERS]) for letter in batch]
+    assert [4, 9] == [codec.decode(DeadLetter, letter.value or b"").offset for letter in raw]
+    assert 2 == registry.value(metrics.DEAD_LETTERS, topic="specs.v1", stage="decision", code="undecodable")
+
+
+async def test_each_stage_says_for_itself_that_it_could_not_use_a_record(memory_log: Log) -> None:
+    """What one stage refused is not yet refused by another."""
+    await catalogue.create(memory_log, PREFIX)
+    spec = Record(topic_name(PREFIX, Topic.SPECS), 0, 4, builders.AT_MS, b"chat", b"{")
+    for stage in ("signals", "decision", "signals"):
+        assert await Guard(memory_log, PREFIX, stage).decode(spec, ServiceSpec) is None
+    assert ["signals", "decision"] == [letter.dead_letter.stage for letter in await letters(memory_log)]

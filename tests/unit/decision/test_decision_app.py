@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from heteroscale.bus import catalogue, scan
+from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Entry, Log, Record
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.bus.partitioning import partition_of
@@ -295,7 +296,7 @@ async def test_cold_start_reads_placements_older_than_where_others_go_on() -> No
     await log.append([Entry(name(Topic.PLACEMENTS), b"chat", codec.encode(lost), START_MS, partition)])
     neighbour = codec.convert(type(lost), codec.to_document(lost) | {"service": "a"})
     await log.append([Entry(name(Topic.PLACEMENTS), b"a", codec.encode(neighbour), START_MS, partition)])
-    states = Memory(log, PREFIX)
+    states = Memory(log, PREFIX, Guard(log, PREFIX, "decision"))
     states.specs["a"] = (spec, Source("specs", 1))
     states.states["a"] = ServiceState("a", spec, inputs={f"{name(Topic.PLACEMENTS)}-{partition}": 2})
     states.held = {partition}
@@ -322,3 +323,80 @@ def test_order_is_by_time_and_never_against_a_partition() -> None:
     ]
     ordered = [(record.topic == placements, record.partition, record.offset) for record in order.by_time(given)]
     assert [(False, 1, 9), (True, 0, 1), (False, 0, 5), (False, 0, 6), (True, 0, 2)] == ordered
+
+
+async def decided_under(log: Log, loads: Sequence[float]) -> dict[int, bytes]:
+    """Decisions by window end, after the service ran over windows of these loads."""
+    for at, load in enumerate(loads):
+        await give(log, at, load)
+    await serve(log, len(loads))
+    return {found.at_ms: codec.encode(found) for found in await read(log, Topic.DECISIONS, Decision)}
+
+
+async def test_a_state_that_cannot_be_read_is_a_dead_letter_and_the_one_before_stands_in() -> None:
+    """NOTHING-LOST: its place and its bytes are kept, the service decides the same again and goes on, and a restart adds no letter."""
+    log = await fresh()
+    before = await decided_under(log, LOADS[:6])
+    at = partition_of(b"chat", 12)
+    garbage = Entry(name(Topic.DECISION_STATE), b"chat", b'{"service":', START_MS, at)
+    offset = (await log.append([garbage]))[0]
+    await give(log, 6, 8.0)
+    await serve(log, 7)
+    await serve(log, 7, seconds=0.3)
+    decisions = {found.at_ms: codec.encode(found) for found in await read(log, Topic.DECISIONS, Decision)}
+    assert before == {end_ms: decisions[end_ms] for end_ms in before}
+    assert START_MS + 6 * HOP_MS in decisions
+    (letter,) = await read(log, Topic.DEAD_LETTERS, DeadLetter)
+    assert (name(Topic.DECISION_STATE), at, offset, "decision", "undecodable", b'{"service":') == (
+        letter.topic,
+        letter.partition,
+        letter.offset,
+        letter.stage,
+        letter.code,
+        letter.payload,
+    )
+
+
+async def test_without_any_state_that_can_be_read_a_service_starts_as_a_new_one_does() -> None:
+    """No process ends for it: the first window is a cold start, as for a service that runs already and was never decided."""
+    log = await fresh()
+    at = partition_of(b"chat", 12)
+    await log.append(
+        [Entry(name(Topic.DECISION_STATE), b"chat", value, START_MS, at) for value in (b"{", b'{"service":"other","inputs":{}}')]
+    )
+    decisions = await decided_under(log, LOADS[:3])
+    assert 3 == len(decisions)
+    first = codec.decode(Decision, decisions[min(decisions)])
+    assert "cold_start" == first.reason.value
+    assert 2 == len(await read(log, Topic.DEAD_LETTERS, DeadLetter))
+
+
+async def test_a_window_from_next_year_does_not_silence_a_service() -> None:
+    """One wrong clock: the window is a dead letter with its place once refuted, and every true window is decided as ever."""
+    log, clean = await fresh(), await fresh()
+    expected = await decided_under(clean, LOADS[:6])
+    for at in range(3):
+        await give(log, at, LOADS[at])
+    await give(log, 2_102_400, LOADS[3])
+    for at in range(3, 6):
+        await give(log, at, LOADS[at])
+    await serve(log, 6)
+    decisions = await read(log, Topic.DECISIONS, Decision)
+    assert sorted(expected) == [decision.at_ms for decision in decisions]
+    assert [codec.decode(Decision, expected[decision.at_ms]).after for decision in decisions] == [decision.after for decision in decisions]
+    (letter,) = await read(log, Topic.DEAD_LETTERS, DeadLetter)
+    assert ("future", name(Topic.SIGNALS), 3) == (letter.code, letter.topic, letter.offset)
+
+
+async def test_after_a_long_silence_windows_are_believed_when_the_next_one_follows() -> None:
+    """The first window after a day without any is decided together with the second, each once; a restart in between changes nothing."""
+    log = await fresh()
+    for at in (0, 1, 2, 5_760):
+        await give(log, at, 4.0)
+    await serve(log, 4, seconds=0.3)
+    assert 3 == len({found.id for found in await read(log, Topic.DECISIONS, Decision)})
+    await give(log, 5_761, 4.0)
+    await serve(log, 5)
+    ends = {found.id: found.at_ms for found in await read(log, Topic.DECISIONS, Decision)}
+    assert [START_MS + at * HOP_MS for at in (0, 1, 2, 5_760, 5_761)] == sorted(ends.values())
+    assert [] == await read(log, Topic.DEAD_LETTERS, DeadLetter)

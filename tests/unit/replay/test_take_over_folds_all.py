@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Entry, TopicLayout
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.contracts import codec
@@ -24,7 +25,7 @@ async def test_same_in_same_out_a_take_over_folds_every_placement() -> None:
     """SAME-IN-SAME-OUT: two placements between decisions, the second like the one before the first, leave the same state either way."""
     log = MemoryLog()
     await log.create_topics([TopicLayout(topic_name("t", topic), spec.partitions, {}) for topic, spec in CATALOGUE.items()])
-    memory = Memory(log, "t")
+    memory = Memory(log, "t", Guard(log, "t", "decision"))
     partition = memory.partition_of("chat")
     state = ServiceState("chat", lawbook.spec())
     rows = [placement(1, 4), placement(2, 5), placement(3, 4)]
