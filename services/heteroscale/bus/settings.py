@@ -79,9 +79,11 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         """Checks across fields. Raises ValueError that says what to write."""
-        ports = [int(server.rpartition(":")[2]) for server in (self.kafka or "").split(",") if server]
-        if any(not 0 < port <= PORT_LAST for port in ports):
-            raise ValueError(f"kafka={self.kafka} names a port that cannot be; write one from 1 to {PORT_LAST}, such as 127.0.0.1:9092")
+        for server in filter(None, (self.kafka or "").split(",")):
+            host, _, port = server.rpartition(":")
+            if not 0 < int(port) <= PORT_LAST:
+                raise ValueError(f"kafka={self.kafka} names a port that cannot be; write one from 1 to {PORT_LAST}, such as 127.0.0.1:9092")
+            _require_name(host)
         if self.min_isr > self.replication_factor:
             raise ValueError(
                 f"min_isr={self.min_isr} is above replication_factor={self.replication_factor}; no append could succeed; "
@@ -93,3 +95,13 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise ValueError(f"security_protocol={self.security_protocol.value} needs {' and '.join(missing)}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together; set both or neither")
+
+
+def _require_name(host: str) -> None:
+    """Raises ValueError for what no resolver can be asked."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(
+            f"kafka names the host {host[:40]!a}, which cannot be one; write a name or an address, such as 127.0.0.1"
+        ) from error

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it failed (something is away or broken), 2 bad input, 130 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import sys
 from typing import Any, Final
@@ -41,6 +42,12 @@ def failure_of(error: HeteroscaleError) -> Failure:
     if isinstance(error, Retryable):
         return Failure(f"{error} (try again, or see what is reachable: heteroscale doctor)", FAILED)
     return Failure(str(error), FAILED)
+
+
+def failure_of_system(error: OSError) -> Failure:
+    """What a person is told when the system refuses: a full disk, a folder that may not be written. Its place, if the error has one."""
+    place = error.filename if isinstance(error.filename, str) else "standard output" if error.errno == errno.ENOSPC else None
+    return Failure(f"{place}: {error.strerror or error}" if place else str(error.strerror or error), FAILED)
 
 
 class LazyGroup(click.Group):
@@ -84,6 +91,17 @@ class LazyGroup(click.Group):
         """Names from the registry, without importing their modules."""
         del ctx
         return [CompletionItem(name, help=entry.about) for name, entry in COMMANDS.items() if name.startswith(incomplete)]
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """The whole command line; what the system refuses, even to take the output, is one line too."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            failure_of_system(error).show()
+            sys.exit(FAILED)
+        except UnicodeEncodeError as error:  # an argument that is not UTF-8 reaches us with its bytes as surrogates
+            Failure(f"{error.object[:80]!a} is not UTF-8 text", BAD_INPUT).show()
+            sys.exit(BAD_INPUT)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors of ours become one line, an interrupt exit code 130."""

@@ -56,6 +56,8 @@ def decode(kind: type[M], payload: bytes | str) -> M:
         raise Rejected("invalid", str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Rejected("undecodable", str(error)) from error
+    except RecursionError as error:
+        raise Rejected("undecodable", "nested too deeply") from error
 
 
 def convert(kind: type[M], document: object) -> M:
