@@ -13,7 +13,8 @@ from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay import archive, explain, overrides, report, whatif, whynot
 from heteroscale.replay.decider import Theirs
-from heteroscale.replay.recorded import Found, Recorded, place_of
+from heteroscale.replay.recorded import Found, Recorded
+from heteroscale.replay.store import place_of
 
 BURST = Path(__file__).parent / "bundles" / "burst.tar.zst"
 ROOT = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
@@ -18,7 +19,10 @@ from heteroscale.contracts.telemetry import InstanceSample, Samples
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.replay.capture import service_of
-from heteroscale.replay.recorded import Found, Recorded, place_of
+from heteroscale.replay.recorded import Found, Recorded
+from heteroscale.replay.store import place_of
+
+SHOWN: Final = 12  # ids that a message lists
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +83,13 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 def find(recorded: Recorded, text: str) -> Found[Decision]:
     """A decision by its id, which may be shortened. Raises Rejected (`no_decision`, `ambiguous`)."""
     wanted = text.removeprefix("d-")
-    hits = [found for of_service in recorded.decisions.values() for found in of_service if found.message.id.startswith(wanted)]
+    known = {one.message.id: one for one in recorded.decisions_like(wanted)}
+    hits = list(known.values())
     if not hits:
         raise Rejected("no_decision", "no decision in this bundle begins so; heteroscale incident show lists the moves", text)
     if len(hits) > 1:
-        raise Rejected("ambiguous", f"{len(hits)} decisions begin so: {', '.join(sorted(found.message.id for found in hits))}", text)
+        told = f"{', '.join(sorted(known)[:SHOWN])}{', …' if len(known) > SHOWN else ''}"
+        raise Rejected("ambiguous", f"{len(hits)} decisions begin so: {told}", text)
     return hits[0]
 
 
@@ -92,14 +98,13 @@ def in_force(recorded: Recorded, at_ms: int, service: ServiceName | None) -> lis
     names = [service] if service is not None else sorted(recorded.decisions)
     found = []
     for name in names:
-        known = recorded.decisions.get(name)
-        if known is None:
+        if name not in recorded.decisions:
             raise Rejected("unknown_service", f"is not in this bundle; it has {', '.join(sorted(recorded.decisions))}", name)
-        before = [one for one in known if one.message.at_ms <= at_ms]
-        if before:
-            found.append(before[-1])
+        before = recorded.decisions_until(name, at_ms).first
+        if before is not None:
+            found.append(before)
     if not found:
-        first = min((one.message.at_ms for of_service in recorded.decisions.values() for one in of_service), default=0)
+        first = min((known[0].message.at_ms for known in recorded.decisions.values()), default=0)
         raise Rejected("no_decision", f"nothing was decided yet; the first decision here is of {instant_text(first)}", instant_text(at_ms))
     return found
 
@@ -109,8 +114,8 @@ def explain(recorded: Recorded, found: Found[Decision]) -> Explanation:
     decision = found.message
     service = decision.service
     window = _window_of(recorded, decision)
-    state = next((one for one in recorded.states.get(service, ()) if one.message.law.window_end_ms == decision.at_ms), None)
-    commands = [one for one in recorded.commands if one.message.service == service and one.message.decision_id == decision.id]
+    state = recorded.state_of(service, decision.at_ms)
+    commands = [one for one in recorded.commands_to(service) if one.message.decision_id == decision.id]
     answers = list(_answers(recorded, decision))
     moved = [one for answer in answers for one in _moves(answer)]
     born = {one.instance for one in moved}
@@ -139,7 +144,7 @@ def explain(recorded: Recorded, found: Found[Decision]) -> Explanation:
 
 
 def _window_of(recorded: Recorded, decision: Decision) -> Found[SignalWindow] | None:
-    return next((one for one in recorded.windows.get(decision.service, ()) if one.message.end_ms == decision.at_ms), None)
+    return recorded.windows_between(decision.service, decision.at_ms - 1, decision.at_ms).first
 
 
 def _spec_at(recorded: Recorded, decision: Decision) -> str | None:
@@ -163,7 +168,9 @@ def _heard(recorded: Recorded, window: SignalWindow) -> list[Heard]:
     samples: dict[InstanceName, list[tuple[int, float | None, float | None]]] = {}
     shape: dict[InstanceName, tuple[RoleName, NodeName | None, GpuTypeName | None]] = {}
     for record in recorded.bundle.records(Topic.TELEMETRY):
-        inside = record.partition == inputs.partition and inputs.first_offset <= record.offset <= inputs.last_offset
+        if record.partition == inputs.partition and record.offset > inputs.last_offset:
+            break
+        inside = record.partition == inputs.partition and inputs.first_offset <= record.offset
         if not inside or record.value is None or service_of(record) != window.service:
             continue
         for sample in _samples(record.value):
@@ -208,9 +215,9 @@ def _increase(values: list[float | None]) -> float | None:
 def _placements_read(recorded: Recorded, decision: Decision) -> list[str]:
     """Placements that were folded since the decision before."""
     cut = next((offset for at, offset in decision.inputs.items() if Topic.PLACEMENTS.value in at), 0)
-    before = [one.message for one in recorded.decisions.get(decision.service, ()) if one.message.at_ms < decision.at_ms]
-    since = next((offset for at, offset in before[-1].inputs.items() if Topic.PLACEMENTS.value in at), 0) if before else 0
-    return [one.place for one in recorded.placements if service_of(one.record) == decision.service and since <= one.record.offset < cut]
+    before = recorded.decisions_until(decision.service, decision.at_ms - 1).first
+    since = 0 if before is None else next((offset for at, offset in before.message.inputs.items() if Topic.PLACEMENTS.value in at), 0)
+    return [one.place for one in recorded.placements_of(decision.service, since, cut)]
 
 
 def _answers(recorded: Recorded, decision: Decision) -> Iterator[Found[Placement]]:
@@ -218,10 +225,10 @@ def _answers(recorded: Recorded, decision: Decision) -> Iterator[Found[Placement
     if decision.command_id != decision.id:
         return
     seen: set[tuple[int, int | None]] = set()
-    for one in recorded.placements:
+    for one in recorded.placements_of(decision.service):
         placement = one.message
         key = (placement.gen, placement.seq)
-        if placement.service == decision.service and placement.command_id == decision.id and key not in seen:
+        if placement.command_id == decision.id and key not in seen:
             seen.add(key)
             yield one
             if placement.status.value == "converged":
@@ -236,9 +243,9 @@ def _ended(recorded: Recorded, decision: Decision, answers: list[Found[Placement
         if answer.message.status.value == "converged":
             return f"converged at {instant_text(answer.message.at_ms)}  {answer.place}"
     revision = max((answer.message.revision for answer in answers), default=None)
-    for one in recorded.commands:
+    for one in recorded.commands_to(decision.service):
         command = one.message
-        if command.service == decision.service and not command.dry_run and revision is not None and command.revision > revision:
+        if not command.dry_run and revision is not None and command.revision > revision:
             return f"overtaken by command {command.id} at {instant_text(command.at_ms)}  {one.place}"
     return "not converged inside this bundle"
 

@@ -6,8 +6,8 @@ replayed to warm up and not compared. A new generation (the inventory was lost) 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -18,67 +18,21 @@ from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Broken, HeteroscaleError
 from heteroscale.contracts.fleet import FleetNode
-from heteroscale.contracts.names import FleetName, GangId, InstanceName, NodeName, ServiceName
+from heteroscale.contracts.names import FleetName, InstanceName, NodeName, ServiceName
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.placement import rebuild, reservation, state, words
 from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.entries import ServiceEntry
-from heteroscale.placement.inventory.gang import Gang, Verdict
-from heteroscale.placement.inventory.gang import Outcome as GangOutcome
-from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.rebuild import Remains
 from heteroscale.placement.state import FleetState
 from heteroscale.replay import differ
-from heteroscale.replay.recorded import Found, Recorded, in_order
+from heteroscale.replay.cycles import Cycle, Output, RecordedInventory, cycles
+from heteroscale.replay.recorded import Found, Recorded, Shelf, in_order
 from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
-
-Output = tuple[ServiceName, bool, int]  # service, dry run, seq (of a dry run: at_ms)
-
-
-@dataclass(slots=True)
-class Cycle:
-    """What one cycle wrote, and the cut it had read."""
-
-    gen: int
-    number: int
-    cut: Mapping[str, int]
-    outputs: dict[Output, Found[Placement]] = field(default_factory=dict)
-
-    @property
-    def at_ms(self) -> int:
-        """The cycle's instant."""
-        return max(found.message.at_ms for found in self.outputs.values())
-
-    def conflicts(self) -> dict[GangId, NodeName | None]:
-        """Gangs that the inventory refused then."""
-        return {
-            GangId(conflict.gang): conflict.node
-            for found in self.outputs.values()
-            if found.message.inputs is not None
-            for conflict in found.message.inputs.conflicts
-        }
-
-
-class RecordedInventory(MemoryInventory):
-    """The inventory in memory, which refuses what the real one refused."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refusals: dict[GangId, NodeName | None] = {}
-
-    async def apply(self, gangs: Sequence[Gang]) -> list[GangOutcome]:
-        """As the memory inventory, after the recorded refusals."""
-        found: list[GangOutcome] = []
-        for gang in gangs:
-            if gang.id in self.refusals:
-                found.append(GangOutcome(verdict=Verdict.CONFLICT, node=self.refusals.pop(gang.id)))
-            else:
-                found += await super().apply([gang])
-        return found
 
 
 def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
@@ -102,23 +56,6 @@ def _run_alone(work: Coroutine[None, None, None]) -> None:
     raise Broken("a replayed cycle waited for something")
 
 
-def cycles(recorded: Recorded, fleet: FleetName) -> list[Cycle]:
-    """A fleet's cycles as far as they left outputs, in order. Repeated records count once."""
-    found: dict[tuple[int, int], Cycle] = {}
-    seen: set[tuple[int, Output]] = set()
-    for one in recorded.placements:
-        placement = one.message
-        if placement.fleet != fleet or placement.inputs is None or not placement.inputs.cut:
-            continue
-        key: Output = (placement.service, placement.dry_run, placement.at_ms if placement.seq is None else placement.seq)
-        if (placement.gen, key) in seen:
-            continue
-        seen.add((placement.gen, key))
-        cycle = (placement.gen, placement.inputs.cycle)
-        found.setdefault(cycle, Cycle(*cycle, placement.inputs.cut)).outputs[key] = one
-    return [cycle for _, cycle in sorted(found.items())]
-
-
 class _Fleet:
     """One fleet through its cycles."""
 
@@ -132,25 +69,31 @@ class _Fleet:
         self._commands_at = bundle.at(Topic.COMMANDS, partition)
         self._actuations_at = bundle.at(Topic.ACTUATIONS, partition)
         self._fleet_at = bundle.at(Topic.FLEET, 0)
-        self._commands = [one for one in recorded.commands if one.message.fleet == fleet]
-        self._actuations = [one for one in recorded.actuations if one.message.fleet == fleet]
         self._inventory = RecordedInventory()
         self._newest: dict[ServiceName, Placement] = {}
+        self._known_nodes: tuple[int, dict[NodeName, NodeChange]] = (0, {})
 
     async def run(self) -> None:
         """All cycles; stops at a divergence, since what follows would repeat it."""
         span = self._recorded.bundle.manifest.window
-        known = cycles(self._recorded, self._fleet)
-        if not known:
+        coming = cycles(self._recorded, self._fleet)
+        cycle = next(coming, None)
+        if cycle is None:
             return
-        at, now, cut = await self._begin(known)
-        for index, cycle in enumerate(known[at:], start=1):
-            compared = span.from_ms <= cycle.at_ms or at == 0
-            if cycle.at_ms > span.to_ms:
-                return
+        whole = cycle.gen == 1 and all(key[1] or key[2] == 1 for key in cycle.outputs)
+        if whole:
+            now, cut = await self._built(cycle.gen, {}, cycle.cut, None), dict[str, int]()
+        else:
+            cycle, now, cut = await self._begin(cycle, coming)
+        index = 0
+        while cycle is not None and cycle.at_ms <= span.to_ms:
+            index += 1
+            after = next(coming, None)
+            compared = whole or span.from_ms <= cycle.at_ms
             if cycle.gen != now.gen and self._is_restated(cycle):
-                now = await self._rebuilt(cycle, known[at:][index : index + 1])
+                now = await self._rebuilt(cycle, after)
                 self._take_restated(cycle, now, compared=compared)
+                cycle = after
                 continue
             if cycle.gen != now.gen:
                 now = await self._renewed(now, cycle, cut)
@@ -169,31 +112,29 @@ class _Fleet:
             self._remember(cycle)
             if self._restart_every is not None and index % self._restart_every == 0:
                 now = await self._restarted(now)
+            cycle = after
 
-    async def _begin(self, known: Sequence[Cycle]) -> tuple[int, FleetState, Mapping[str, int]]:
-        """Where to start: at the first cycle if the fleet's history is whole, else after the first cycles of the lead-in."""
-        first = known[0]
-        whole = first.gen == 1 and all(key[1] or key[2] == 1 for key in first.outputs)
-        if whole:
-            return 0, await self._built(first.gen, {}, first.cut, None), {}
+    async def _begin(self, first: Cycle, coming: Iterator[Cycle]) -> tuple[Cycle | None, FleetState, dict[str, int]]:
+        """Go on until each service has been heard of, and start there; the cycle after it, the state and the cut."""
         placements = self._stragglers(first)
+        services = set(self._recorded.store.column(Topic.PLACEMENTS, "DISTINCT name", "WHERE c = ?", (self._fleet,)))
+        last: Cycle = first
         self._remember(first)
-        at = 1
-        services = {one.message.service for one in self._recorded.placements if one.message.fleet == self._fleet}
-        while at < len(known) and (services - placements.keys() - self._newest.keys()) and known[at].gen == first.gen:
-            self._remember(known[at])
-            at += 1
-        last = known[at - 1]
+        following = next(coming, None)
+        while following is not None and (services - placements.keys() - self._newest.keys()) and following.gen == first.gen:
+            self._remember(following)
+            last, following = following, next(coming, None)
         self._result.notes.append(f"{self._fleet} starts from its placements of {instant_text(last.at_ms)}")
-        return at, await self._built(last.gen, {**placements, **self._newest}, last.cut, last.number), last.cut
+        return following, await self._built(last.gen, {**placements, **self._newest}, last.cut, last.number), dict(last.cut)
 
     def _stragglers(self, first: Cycle) -> dict[ServiceName, Placement]:
         """Newest placements from before the lead-in."""
         found: dict[ServiceName, Placement] = {}
-        for one in self._recorded.placements:
+        for one in self._recorded.placements_by_cycle(self._fleet):
             placement = one.message
-            mine = placement.fleet == self._fleet and not placement.dry_run and placement.inputs is not None
-            if mine and placement.inputs and (placement.gen, placement.inputs.cycle) < (first.gen, first.number):
+            if placement.inputs is None or (placement.gen, placement.inputs.cycle) >= (first.gen, first.number):
+                break
+            if not placement.dry_run:
                 found[placement.service] = placement
         return found
 
@@ -226,9 +167,9 @@ class _Fleet:
         fresh = state.from_image(self._fleet, fence, image)
         return fresh if now is None else replace(fresh, now_ms=max(now.now_ms, fresh.now_ms), cycle=now.cycle)
 
-    async def _rebuilt(self, cycle: Cycle, after: Sequence[Cycle]) -> FleetState:
+    async def _rebuilt(self, cycle: Cycle, after: Cycle | None) -> FleetState:
         """A new generation: rebuilt from what placements said until then."""
-        cut = after[0].cut if after else cycle.cut
+        cut = after.cut if after is not None else cycle.cut
         return await self._built(cycle.gen, self._newest, {**cut, self._actuations_at: cycle.cut.get(self._actuations_at, 0)}, None)
 
     async def _renewed(self, now: FleetState, cycle: Cycle, cut: Mapping[str, int]) -> FleetState:
@@ -259,6 +200,8 @@ class _Fleet:
     async def _cycle(self, now: FleetState, cycle: Cycle, since: Mapping[str, int]) -> tuple[FleetState, dict[Output, Placement]]:
         """One cycle again; what it gives."""
         self._inventory.refusals = cycle.conflicts()
+        waiting = await self._inventory.outbox(self._fleet)
+        await self._inventory.acknowledge(self._fleet, [entry.entry for entry in waiting])
         given = CycleInput(self._events(since, cycle.cut), cycle.number, cycle.cut)
         carried = await reservation.carry_out(self._inventory, now, given, self._nodes(cycle.cut.get(self._fleet_at, 0)))
         outputs: dict[Output, Placement] = {}
@@ -271,48 +214,49 @@ class _Fleet:
 
     def _events(self, since: Mapping[str, int], until: Mapping[str, int]) -> list[Event]:
         """Commands and acknowledgements between two cuts, in the order in which a batch is taken."""
+        lanes: tuple[Shelf[Command] | Shelf[Actuation], ...] = (
+            self._recorded.commands_of(*self._range(self._commands_at, since, until)),
+            self._recorded.actuations_of(*self._range(self._actuations_at, since, until)),
+        )
         messages: dict[tuple[str, int], Event] = {}
         records: list[Record] = []
-        lanes: Iterable[tuple[str, Sequence[Found[Command] | Found[Actuation]]]] = (
-            (self._commands_at, self._commands),
-            (self._actuations_at, self._actuations),
-        )
-        for place, lane in lanes:
+        for lane in lanes:
             for one in lane:
-                if since.get(place, 0) <= one.record.offset < until.get(place, 0):
-                    records.append(one.record)
-                    messages[one.record.topic, one.record.offset] = one.message
+                records.append(one.record)
+                messages[one.record.topic, one.record.offset] = one.message
         return [messages[record.topic, record.offset] for record in in_order(records)]
+
+    def _range(self, place: str, since: Mapping[str, int], until: Mapping[str, int]) -> tuple[FleetName, int, int]:
+        return self._fleet, since.get(place, 0), until.get(place, 0)
 
     def _nodes(self, until: int) -> dict[NodeName, NodeChange]:
         """The newest record of each node below an offset of fleet.v1."""
-        found: dict[NodeName, NodeChange] = {}
-        for record in self._recorded.fleet:
-            fleet, _, node = (record.key or b"").decode("utf-8", "replace").partition("/")
-            if record.offset < until and fleet == self._fleet:
-                value = None if record.value is None else codec.decode(FleetNode, record.value)
-                found[node] = NodeChange(node=node, record=value, revision=record.offset)
-        return found
+        since, known = self._known_nodes
+        if until < since:
+            since, known = 0, {}
+        for node, record in self._recorded.fleet(self._fleet, since, until):
+            value = None if record.value is None else codec.decode(FleetNode, record.value)
+            known[node] = NodeChange(node=node, record=value, revision=record.offset)
+        self._known_nodes = (max(since, until), known)
+        return dict(known)
 
     def _answered(self, placements: Mapping[ServiceName, Placement]) -> dict[ServiceName, Command]:
         """The Command that each placement answers, at the first instant found."""
         found: dict[ServiceName, Command] = {}
-        for one in self._commands:
-            command, placement = one.message, placements.get(one.message.service)
-            if placement is None or command.dry_run or command.service in found:
-                continue
-            if (command.revision, command.id) == (placement.revision, placement.command_id):
-                found[command.service] = command
+        for service, placement in sorted(placements.items()):
+            same = (one.message for one in self._recorded.commands_to(service, placement.revision))
+            command = next((one for one in same if not one.dry_run and one.id == placement.command_id), None)
+            if command is not None:
+                found[service] = command
         return found
 
     def _as_of(self, entry: ServiceEntry, placement: Placement) -> ServiceEntry:
         """The entry with the newest command that its placement had seen, and the first instant known of that revision."""
-        known = [
+        mine = [
             one.message
-            for one in self._commands
-            if one.message.service == placement.service and not one.message.dry_run and one.message.at_ms <= placement.at_ms
+            for one in self._recorded.commands_to(placement.service, placement.revision)
+            if not one.message.dry_run and one.message.at_ms <= placement.at_ms and one.message.id == placement.command_id
         ]
-        mine = [one for one in known if (one.revision, one.id) == (placement.revision, placement.command_id)]
         if not mine:
             return msgspec.structs.replace(entry, command=msgspec.structs.replace(entry.command, at_ms=0))
         newest = max(mine, key=lambda one: one.at_ms)
@@ -321,9 +265,8 @@ class _Fleet:
     def _heard(self, until: int) -> dict[InstanceName, Actuation]:
         """The word that counts of each instance, below an offset of actuations.v1."""
         heard: dict[InstanceName, Actuation] = {}
-        for one in self._actuations:
-            if one.record.offset < until:
-                heard[one.message.instance] = words.last(one.message, heard.get(one.message.instance))
+        for one in self._recorded.actuations_of(self._fleet, 0, until):
+            heard[one.message.instance] = words.last(one.message, heard.get(one.message.instance))
         return heard
 
     def _ghosts(self, listed: Iterable[InstanceName], until: int) -> dict[InstanceName, Placement]:

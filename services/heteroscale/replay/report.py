@@ -21,7 +21,8 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import instant_text
 from heteroscale.replay import whatif
 from heteroscale.replay.explain import kcat
-from heteroscale.replay.recorded import Recorded, place_of
+from heteroscale.replay.recorded import Recorded
+from heteroscale.replay.store import place_of
 from heteroscale.replay.whatif import Answer, Step
 
 TEMPLATE = "page.html"
@@ -124,9 +125,9 @@ def _guards(spec: ServiceSpec, window: SignalWindow) -> list[dict[str, Any]]:
 
 def _placements(recorded: Recorded, service: ServiceName) -> list[dict[str, Any]]:
     found = []
-    for one in recorded.placements:
+    for one in recorded.placements_of(service):
         placement = one.message
-        if placement.service != service or placement.dry_run:
+        if placement.dry_run:
             continue
         states: dict[str, dict[str, int]] = {}
         for group in placement.groups:
@@ -155,7 +156,7 @@ def _faults(recorded: Recorded) -> list[dict[str, Any]]:
     span = recorded.bundle.manifest.window
     standing: dict[str, NodeState] = {}
     found: list[dict[str, Any]] = []
-    for record in recorded.fleet:
+    for _, record in recorded.fleet():
         if record.value is None:
             continue
         try:

@@ -6,7 +6,7 @@ that was closed without it. Windows that end at or before the bundle's window wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,13 +19,13 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.replay import differ
+from heteroscale.replay.manifest import Part
 from heteroscale.replay.recorded import Found, Recorded
 from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
 from heteroscale.signals.aggregator import PartitionAggregator
 
 PARTITIONS: Final = CATALOGUE[Topic.TELEMETRY].partitions
 Edit = Callable[[Record], Record | None]
-Key = tuple[ServiceName, int]
 
 
 @dataclass(slots=True)
@@ -71,30 +71,62 @@ def windows(recorded: Recorded, *, edit: Edit | None = None, restart_every: int 
 def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
     """Hold every recorded window of the bundle's span against what the telemetry gives."""
     result = StageResult(StageName.SIGNALS)
-    span = recorded.bundle.manifest.window
-    expected: dict[Key, Found[SignalWindow]] = {
-        (service, found.message.end_ms): found
-        for service, windows_of in recorded.windows.items()
-        for found in windows_of
-        if span.from_ms < found.message.end_ms <= span.to_ms
-    }
-    _look_for_gaps(recorded, expected, result)
-    last = {service: max(end for name, end in expected if name == service) for service, _ in expected}
-    number, tally = 0, _Tally()
+    span, tally = recorded.bundle.manifest.window, _Tally()
+    expected = {name: _Expected(recorded, name, result) for name in sorted(recorded.windows)}
+    for gap in _gaps(recorded):
+        result.gaps.append(gap)
     for window in windows(recorded, edit=tally, restart_every=restart_every):
-        key = (window.service, window.end_ms)
-        found = expected.pop(key, None)
-        if found is not None:
-            number += 1
-            _compare(result, number, found, window)
-        elif span.from_ms < window.end_ms <= last.get(window.service, -1):
-            number += 1
-            what = f"{window.service} has a window that ends {instant_text(window.end_ms)} now, and had none"
-            result.differs(Divergence(number, recorded.bundle.name(Topic.SIGNALS), what, Outcome.DIVERGED, (), (), *key))
-    for (service, end_ms), found in sorted(expected.items()):
-        _never_came(recorded, result, found, service, end_ms)
+        if window.service in expected and span.from_ms < window.end_ms <= span.to_ms:
+            expected[window.service].hold(window)
+    for _, rest in sorted(expected.items()):
+        rest.drain()
     result.samples = tally.samples
     return result
+
+
+class _Expected:
+    """One service's recorded windows of the span, by their end, as the replayed ones come up to them."""
+
+    def __init__(self, recorded: Recorded, service: ServiceName, result: StageResult) -> None:
+        span = recorded.bundle.manifest.window
+        self._recorded = recorded
+        self._service = service
+        self._result = result
+        self._windows = iter(recorded.windows_between(service, span.from_ms, span.to_ms))
+        self._next = next(self._windows, None)
+
+    def hold(self, window: SignalWindow) -> None:
+        """Hold one replayed window against the recorded one of its end; recorded ones before it never came."""
+        while self._next is not None and self._next.message.end_ms < window.end_ms:
+            self._never_came(self._next)
+        if self._next is None:
+            return  # the recording ends before the telemetry does
+        if self._next.message.end_ms == window.end_ms:
+            _compare(self._result, self._next, window)
+            self._next = next(self._windows, None)
+            return
+        what = f"{window.service} has a window that ends {instant_text(window.end_ms)} now, and had none"
+        place = self._recorded.bundle.name(Topic.SIGNALS)
+        number = self._result.compared + 1
+        self._result.differs(Divergence(number, place, what, Outcome.DIVERGED, (), (), window.service, window.end_ms))
+
+    def drain(self) -> None:
+        """The telemetry is over."""
+        while self._next is not None:
+            self._never_came(self._next)
+
+    def _never_came(self, found: Found[SignalWindow]) -> None:
+        """A recorded window that the telemetry does not give: the tick that closed it is missing, or it is a divergence."""
+        self._next = next(self._windows, None)
+        service, end_ms, inputs = self._service, found.message.end_ms, found.message.inputs
+        if inputs is not None:
+            part = self._recorded.bundle.parts(Topic.TELEMETRY).get(inputs.partition)
+            if part is None or inputs.last_offset >= part.next_offset:
+                place = f"{self._recorded.bundle.at(Topic.TELEMETRY, inputs.partition)}@{inputs.last_offset}"
+                self._result.gaps.append(Gap(place, f"the tick that closed {service} {instant_text(end_ms)}"))
+                return
+        what = f"{service}, window that ends {instant_text(end_ms)}, did not come"
+        self._result.differs(Divergence(self._result.compared + 1, found.place, what, Outcome.DIVERGED, (), (), service, end_ms))
 
 
 class _Tally:
@@ -110,44 +142,43 @@ class _Tally:
         return record
 
 
-def _compare(result: StageResult, number: int, found: Found[SignalWindow], window: SignalWindow) -> None:
+def _compare(result: StageResult, found: Found[SignalWindow], window: SignalWindow) -> None:
     if codec.encode(window) == found.record.value or window == found.message:
         result.same()
         return
     what = f"{window.service}, window that ends {instant_text(window.end_ms)}"
     differences = differ.of_messages(found.message, window)
+    number = result.compared + 1
     result.differs(Divergence(number, found.place, what, Outcome.DIVERGED, differences, (), window.service, window.end_ms))
 
 
-def _never_came(recorded: Recorded, result: StageResult, found: Found[SignalWindow], service: ServiceName, end_ms: int) -> None:
-    """A recorded window that the telemetry does not give: the tick that closed it is missing, or it is a divergence."""
-    inputs = found.message.inputs
-    if inputs is not None:
-        part = recorded.bundle.parts(Topic.TELEMETRY).get(inputs.partition)
-        if part is None or inputs.last_offset >= part.next_offset:
-            place = f"{recorded.bundle.at(Topic.TELEMETRY, inputs.partition)}@{inputs.last_offset}"
-            result.gaps.append(Gap(place, f"the tick that closed {service} {instant_text(end_ms)}"))
-            return
-    what = f"{service}, window that ends {instant_text(end_ms)}, did not come"
-    result.differs(Divergence(result.compared + 1, found.place, what, Outcome.DIVERGED, (), (), service, end_ms))
-
-
-def _look_for_gaps(recorded: Recorded, expected: Mapping[Key, Found[SignalWindow]], result: StageResult) -> None:
-    """Telemetry that the log had lost when the bundle was made, and records that a window read and the bundle lacks."""
+def _gaps(recorded: Recorded) -> Iterator[Gap]:
+    """Telemetry that the log had lost when the bundle was made, and the first window that was made from more than there is."""
     parts = recorded.bundle.parts(Topic.TELEMETRY)
     for partition, part in sorted(parts.items()):
         if part.missing is not None:
             span = part.missing
             what = f"telemetry from {instant_text(span.from_ms)} to {instant_text(span.to_ms)} had been deleted"
-            result.gaps.append(Gap(f"{recorded.bundle.at(Topic.TELEMETRY, partition)}", what, span.from_ms, span.to_ms))
-    for (service, end_ms), found in sorted(expected.items(), key=lambda item: (item[0][1], item[0][0])):
+            yield Gap(f"{recorded.bundle.at(Topic.TELEMETRY, partition)}", what, span.from_ms, span.to_ms)
+    begun = [one for service in sorted(recorded.windows) if (one := _begun_before(recorded, service, parts)) is not None]
+    if begun:
+        found = min(begun, key=lambda one: (one.message.end_ms, one.message.service))
+        inputs = found.message.inputs
+        assert inputs is not None  # noqa: S101 - _begun_before looked
+        place = f"{recorded.bundle.at(Topic.TELEMETRY, inputs.partition)}@{inputs.first_offset}"
+        held = parts[inputs.partition].from_offset
+        yield Gap(place, f"{found.message.service} {instant_text(found.message.end_ms)} was made from it; the bundle begins at {held}")
+
+
+def _begun_before(recorded: Recorded, service: ServiceName, parts: Mapping[int, Part]) -> Found[SignalWindow] | None:
+    """A service's first window of the span, if a record it was made from comes before those held."""
+    span = recorded.bundle.manifest.window
+    for found in recorded.windows_between(service, span.from_ms, span.to_ms):
         inputs = found.message.inputs
         held = None if inputs is None else parts.get(inputs.partition)
-        if inputs is None or held is None or inputs.first_offset is None or inputs.first_offset >= held.from_offset:
-            continue
-        place = f"{recorded.bundle.at(Topic.TELEMETRY, inputs.partition)}@{inputs.first_offset}"
-        result.gaps.append(Gap(place, f"{service} {instant_text(end_ms)} was made from it; the bundle begins at {held.from_offset}"))
-        return
+        if inputs is not None and held is not None and inputs.first_offset is not None:
+            return found if inputs.first_offset < held.from_offset else None  # later windows begin later
+    return None
 
 
 def _lessons(recorded: Recorded, partition: int) -> list[_Lesson]:
@@ -163,14 +194,7 @@ def _lessons(recorded: Recorded, partition: int) -> list[_Lesson]:
 
 def _last_without(recorded: Recorded, service: ServiceName, spec: ServiceSpec | None) -> int:
     """The end of the last recorded window that was closed before a revision was known."""
-    if spec is None or spec.revision is None:
-        return -1
-    older = [
-        one.message.end_ms
-        for one in recorded.windows.get(service, ())
-        if one.message.spec_revision is not None and one.message.spec_revision < spec.revision
-    ]
-    return max(older, default=-1)
+    return -1 if spec is None or spec.revision is None else recorded.last_window_before(service, spec.revision)
 
 
 def _teach(lane: _Lane, newest: Mapping[ServiceName, int]) -> None:

@@ -83,7 +83,7 @@ def _service(
     true_spec = start_spec
     try:
         decider.begin(msgspec.structs.replace(course.start, spec=spec))
-        for cue in course.cues:
+        for cue in course.cues():
             if cue.spec is not None:
                 true_spec = cue.spec[1]
                 spec = None if true_spec is None else applied(true_spec, case.overrides)

@@ -50,7 +50,7 @@ def situation(recorded: Recorded, decision: Decision) -> Situation:
     """The state before a decision. Raises Rejected (`no_state`) where the bundle does not reach back to one."""
     course = decision_stage.course(recorded, decision.service)
     state = course.start
-    for cue in course.cues:
+    for cue in course.cues():
         if cue.recorded.message.id == decision.id:
             if cue.spec is not None:
                 state = decision_stage.with_spec(state, cue.spec)
