@@ -16,10 +16,10 @@ from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Inventory
-from heteroscale.placement.inventory.redis import RedisInventory, connect
+from heteroscale.placement.inventory.redis import RedisInventory
 from support.gangs import node
 from support.placement_driver import command
-from support.placement_stage import Stage, instances
+from support.placement_stage import WORLDS, Stage, instances, redis_inventory, world_of
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 NODES = 9
@@ -27,27 +27,10 @@ GPUS = {f"n{at}": 8 for at in range(NODES)}
 K = ActuationKind
 
 
-@pytest.fixture(params=["memory", pytest.param("real", marks=[pytest.mark.kafka, pytest.mark.redis])])
+@pytest.fixture(params=WORLDS)
 def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
     """A log and an inventory: both in memory, or both real."""
-    if request.param == "memory":
-        return request.getfixturevalue("memory_log"), MemoryInventory()
-    log: Log = request.getfixturevalue("kafka_log")
-    inventory = redis_inventory(request.getfixturevalue("redis_url"), request.getfixturevalue("prefix"), at_end)
-    return log, inventory
-
-
-def redis_inventory(url: str, prefix: str, at_end: AtEnd) -> RedisInventory:
-    """An inventory under the test's prefix; its keys are removed afterwards."""
-    client = connect(url, timeout_ms=2_000)
-    inventory = RedisInventory(client, prefix=prefix)
-
-    async def wipe() -> None:
-        await client.delete(*inventory.keys("default"))
-        await inventory.close()
-
-    at_end.append(wipe)
-    return inventory
+    return world_of(request, at_end)
 
 
 async def staged(log: Log, prefix: str, at_end: AtEnd) -> Stage:

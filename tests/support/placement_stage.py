@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+
+import pytest
+import redis.asyncio as redis_client
 
 from heteroscale.bus import catalogue
 from heteroscale.bus.log import Entry, Log, Reader, TopicPartition
@@ -16,14 +19,41 @@ from heteroscale.contracts.placements import PlacedInstance, Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.placement import app, check
 from heteroscale.placement.fleet_topic import FleetTopic
+from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Inventory
+from heteroscale.placement.inventory.redis import RedisInventory, connect
 from heteroscale.placement.placements_topic import PlacementsTopic
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from support import builders, history
 
+AtEnd = list[Callable[[], Awaitable[None]]]
 PATIENCE_S = 20.0
+WORLDS = ["memory", pytest.param("real", marks=[pytest.mark.kafka, pytest.mark.redis])]
+
+
+def world_of(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
+    """A log and an inventory, as one of WORLDS says: both in memory, or both real."""
+    if request.param == "memory":
+        return request.getfixturevalue("memory_log"), MemoryInventory()
+    log: Log = request.getfixturevalue("kafka_log")
+    return log, redis_inventory(request.getfixturevalue("redis_url"), request.getfixturevalue("prefix"), at_end)
+
+
+def redis_inventory(url: str, prefix: str, at_end: AtEnd) -> RedisInventory:
+    """An inventory under the test's prefix; its keys are removed afterwards."""
+    client = connect(url, timeout_ms=2_000)
+    inventory = RedisInventory(client, prefix=prefix)
+
+    async def wipe() -> None:
+        assert isinstance(client, redis_client.Redis)
+        if keys := [key async for key in client.scan_iter(match=f"{{hs:{prefix}/*", count=10_000)]:
+            await client.delete(*keys)
+        await inventory.close()
+
+    at_end.append(wipe)
+    return inventory
 
 
 @dataclass(slots=True)
@@ -50,10 +80,10 @@ class Stage:
         topic = topic_name(self.prefix, Topic.FLEET)
         await self.log.append([Entry(topic, node_key(one.fleet, one.node).encode(), codec.encode(one), builders.AT_MS, 0) for one in nodes])
 
-    def start(self, inventory: Inventory, *, group: str = "placement") -> Context:
+    def start(self, inventory: Inventory, *, group: str = "placement", reconcile_ms: int = 60_000) -> Context:
         """One more worker."""
         context = Context(log=self.log, prefix=self.prefix, health=Health())
-        settings = PlacementSettings(group=f"{self.prefix}-{group}", poll_ms=50)
+        settings = PlacementSettings(group=f"{self.prefix}-{group}", poll_ms=50, reconcile_ms=reconcile_ms)
         self.workers[asyncio.create_task(app.serve(context, settings, inventory))] = context
         return context
 
@@ -136,7 +166,11 @@ class Stage:
         if image is None:
             return ["there is no inventory"]
         newest = {service: one.placement() for service, one in index.of(fleet).items()}
-        violations = [*check.inventory(image), *check.against_log(image, newest), *check.against_fleet(image, nodes.newest(fleet))]
+        violations = [
+            *check.inventory(image),
+            *check.against_log(image, newest, index.elsewhere(fleet)),
+            *check.against_fleet(image, nodes.newest(fleet)),
+        ]
         return [f"{one.invariant} {one.place}: {one.found}" for one in violations] + history.of_placements(self.payloads, gpus)
 
 

@@ -244,7 +244,7 @@ async def _look(log: Log, opened: Inventory, prefix: str, fleet: str | None) -> 
         newest = {service: one.placement() for service, one in index.of(name).items()}
         result[name] = [
             *check.inventory(image),
-            *check.against_log(image, newest),
+            *check.against_log(image, newest, index.elsewhere(name)),
             *check.against_fleet(image, nodes.newest(name)),
         ]
     return result

@@ -24,14 +24,14 @@ from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Retryable, Stale
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from heteroscale.placement import crash_points, reservation
+from heteroscale.placement import crash_points, reservation, takeover
 from heteroscale.placement.actuations_topic import ActuationsTopic
 from heteroscale.placement.crash_points import CrashPoint, Passing
 from heteroscale.placement.fleet_topic import FleetTopic
 from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Inventory
-from heteroscale.placement.inventory.redis import RedisInventory, connect
+from heteroscale.placement.inventory.redis import RedisInventory, client_of
 from heteroscale.placement.placements_topic import PlacementsTopic
 from heteroscale.placement.publisher import Publisher
 from heteroscale.placement.reconciler import Reconciler
@@ -39,7 +39,7 @@ from heteroscale.placement.report import Report
 from heteroscale.placement.reservation import FencedOff, NotReady
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.placement.state import FleetState
-from heteroscale.placement.takeover import TakeOver, take_over
+from heteroscale.placement.takeover import TakeOver
 from heteroscale.runtime import metering
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.settings import Switch
@@ -56,11 +56,7 @@ def inventory_for(settings: PlacementSettings, prefix: str) -> Inventory:
     """The inventory that the settings name: on Redis, or in this process if there is no address."""
     if settings.url is None:
         return MemoryInventory()
-    security = {"username": settings.username, "password": settings.password}
-    if settings.url.startswith("rediss://"):
-        security |= {"ssl_ca_certs": settings.tls_ca, "ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key}
-    given = {name: value for name, value in security.items() if value is not None}
-    client = connect(settings.url, timeout_ms=settings.timeout_ms, cluster=settings.redis_cluster is Switch.ON, **given)
+    client = client_of(settings, cluster=settings.redis_cluster is Switch.ON)
     return RedisInventory(client, prefix=prefix, timeout_ms=settings.timeout_ms)
 
 
@@ -98,6 +94,7 @@ class Worker:
         )
         self._states: dict[FleetName, FleetState] = {}
         self._seen: dict[FleetName, int] = {}
+        self._origins: dict[int, Record] = {}  # of the batch at hand, by the identity of the event
         self._leased_until_s: dict[FleetName, float] = {}
         self._words: dict[int, ActuationsTopic] = {}
         self._reconciler = Reconciler(settings.reconcile_ms / 1_000)
@@ -183,7 +180,7 @@ class Worker:
 
     async def _cycle(self, fleet: FleetName, events: Sequence[Event], restate: frozenset[ServiceName] = frozenset()) -> None:
         """One cycle of one fleet. Raises Retryable, FencedOff."""
-        now = self._states.get(fleet) or await self._take_over(fleet)
+        now = await self._above(self._states.get(fleet) or await self._take_over(fleet), events)
         position = self._fleet_topic.position
         known = self._seen.get(fleet) == position
         if not (events or restate) and known:
@@ -197,6 +194,8 @@ class Worker:
             self._passing(CrashPoint.AFTER_APPLY)
             await self._publisher.applied(fleet, carried.applied, carried.answers)
             self._passing(CrashPoint.AFTER_PUBLISH)
+            for command, error in carried.refused:
+                await self._guard.refuse(self._origins[id(command)], [error])
         except (Retryable, Stale):
             self._states.pop(fleet, None)
             raise
@@ -204,6 +203,15 @@ class Worker:
         self._seen[fleet] = position
         self._report.cycle(fleet, given.number, carried, asyncio.get_running_loop().time() - began)
         await self._renew_lease(fleet)
+
+    async def _above(self, now: FleetState, events: Sequence[Event]) -> FleetState:
+        """Services that come from another fleet go on above what stands on the log of them, under another generation if need be."""
+        new = {one.service for one in events if isinstance(one, Command) and _is_new(now, one)}
+        if not new:
+            return now
+        await self._placements.catch_up()
+        arriving = takeover.outranked(now, self._placements, new)
+        return await self._take_over(now.fleet, arriving=arriving) if arriving else now
 
     async def _reconcile(self, fleet: FleetName) -> None:
         """Now and then: do inventory, log and actuators agree? Raises Retryable, FencedOff."""
@@ -216,13 +224,15 @@ class Worker:
             self._states.pop(fleet, None)
             raise
         self._report.reconciled(fleet, look)
-        if look.haunted:
+        if look.haunted or look.departed:
             await self._take_over(fleet, look.haunted)
         if look.again or look.restate:
             await self._cycle(fleet, look.again, look.restate)
 
-    async def _take_over(self, fleet: FleetName, haunted: Collection[InstanceName] = ()) -> FleetState:
-        taken = await take_over(self._ground(fleet), fleet, haunted)
+    async def _take_over(
+        self, fleet: FleetName, haunted: Collection[InstanceName] = (), arriving: Collection[ServiceName] = ()
+    ) -> FleetState:
+        taken = await takeover.take_over(self._ground(fleet), fleet, haunted, arriving)
         self._report.taken(fleet, taken)
         self._states[fleet] = taken.state
         self._seen.pop(fleet, None)
@@ -263,6 +273,7 @@ class Worker:
     async def _decoded(self, records: Sequence[Record]) -> Events:
         """Events per fleet in (timestamp, topic, partition, offset) order; what cannot be used goes to dead letters."""
         events: dict[FleetName, list[Event]] = {}
+        self._origins.clear()
         for record in sorted(records, key=lambda one: (one.timestamp_ms, one.topic, one.partition, one.offset)):
             event: Event | None
             if record.topic == self._topics[Topic.COMMANDS]:
@@ -271,6 +282,7 @@ class Worker:
                 event = await self._guard.decode(record, Actuation)
             if event is not None:
                 events.setdefault(event.fleet, []).append(event)
+                self._origins[id(event)] = record
         return events
 
     async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -310,3 +322,10 @@ class Worker:
         own = {at: offset for at, offset in self._joined().positions().items() if at.partition == partition}
         own[self._fleet_topic.at] = self._fleet_topic.position
         return {str(at): offset for at, offset in sorted(own.items())}
+
+
+def _is_new(now: FleetState, command: Command) -> bool:
+    """Whether a command is the first of a service that holds nothing here, so that another fleet may have had it."""
+    known = now.services.get(command.service)
+    holds = known is not None and bool(known.instances)
+    return not holds and not command.dry_run and (known is None or known.entry.command.revision != command.revision)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from heteroscale.contracts.names import NodeName, ServiceName
 from heteroscale.contracts.placements import InstanceState, Placement
-from heteroscale.placement import life, record
+from heteroscale.placement import life, rebuild, record
 from heteroscale.placement.inventory.entries import FleetImage, ServiceEntry, Standing, held_by_node
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.state import ServiceState
@@ -27,10 +27,10 @@ def inventory(image: FleetImage) -> list[Violation]:
     return [*_accounts(image), *_references(image), *_counts(image)]
 
 
-def against_log(image: FleetImage, placements: Mapping[ServiceName, Placement]) -> list[Violation]:
-    """The newest Placement of every service says what the inventory holds."""
+def against_log(image: FleetImage, placements: Mapping[ServiceName, Placement], elsewhere: Collection[ServiceName] = ()) -> list[Violation]:
+    """The newest Placement of every service says what the inventory holds. `elsewhere`: services whose newest is another fleet's."""
     found: list[Violation] = []
-    for service in sorted(image.services.keys() | placements.keys()):
+    for service in sorted((image.services.keys() | placements.keys()) - rebuild.departed(image, elsewhere)):
         entry, placement = image.services.get(service), placements.get(service)
         if entry is None or placement is None:
             where = "inventory" if entry is None else "placements.v1"

@@ -15,6 +15,12 @@ from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.placements import Placement
 
 
+class _Inputs(msgspec.Struct, frozen=True, kw_only=True):
+    """The cycle that a Placement is of."""
+
+    cycle: int = 0
+
+
 class _Head(msgspec.Struct, frozen=True, kw_only=True):
     """Just enough of a Placement to order it."""
 
@@ -23,6 +29,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
     gen: int
     seq: int | None = None
     dry_run: bool = False
+    inputs: _Inputs | None = None
 
 
 class _Groups(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +55,7 @@ class PlacementsTopic:
     """Read on demand; each `catch_up` goes on where the last one ended.
 
     `contested`: services of which two records of the newest (gen, seq) say different things; a newer record settles it.
+    `cycles`: the highest cycle of each fleet, answers to dry runs included, which nothing else remembers.
     """
 
     def __init__(self, log: Log, topic: str) -> None:
@@ -56,6 +64,7 @@ class PlacementsTopic:
         self._positions: dict[TopicPartition, int] = {}
         self.newest: dict[ServiceName, Newest] = {}
         self.contested: set[ServiceName] = set()
+        self.cycles: dict[FleetName, int] = {}
 
     async def catch_up(self) -> None:
         """Read to the end that the topic has now."""
@@ -69,8 +78,12 @@ class PlacementsTopic:
         """Newest records of a fleet's services."""
         return {service: found for service, found in sorted(self.newest.items()) if found.fleet == fleet}
 
+    def elsewhere(self, fleet: FleetName) -> frozenset[ServiceName]:
+        """Services of which the newest record is another fleet's."""
+        return frozenset(service for service, found in self.newest.items() if found.fleet != fleet)
+
     def gen(self) -> int:
-        """The highest generation seen."""
+        """The highest generation seen, in any fleet."""
         return max((found.gen for found in self.newest.values()), default=0)
 
     def note(self, service: ServiceName, found: Newest) -> None:
@@ -100,6 +113,8 @@ class PlacementsTopic:
             head = codec.decode(_Head, record.value)
         except Rejected:
             return  # foreign bytes cannot be ours; readers of this topic are told by their own dead letters
+        if head.inputs is not None:
+            self.cycles[head.fleet] = max(head.inputs.cycle, self.cycles.get(head.fleet, 0))
         if head.seq is None or head.dry_run:
             return
         self.note(head.service, Newest(fleet=head.fleet, gen=head.gen, seq=head.seq, payload=record.value))

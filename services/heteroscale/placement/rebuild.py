@@ -69,6 +69,12 @@ def image(remains: Remains) -> FleetImage:
     )
 
 
+def departed(image: FleetImage, elsewhere: Collection[ServiceName]) -> frozenset[ServiceName]:
+    """Services that hold nothing here while their newest record is another fleet's (`elsewhere`): they moved, and can be forgotten."""
+    holding = {one.service for one in image.instances.values()}
+    return frozenset(image.services.keys() & frozenset(elsewhere)) - holding
+
+
 def renewed(image: FleetImage, gen: int, ghosts: Mapping[InstanceName, Placement]) -> FleetImage:
     """The same inventory under another generation, with the nodes of `ghosts` quarantined.
 

@@ -24,12 +24,13 @@ class Kind(enum.StrEnum):
     BEHIND = "behind"
     AHEAD = "ahead"
     DIFFERS = "differs"
+    MOVED = "moved"
     UNHEARD = "unheard"
     GHOST = "ghost"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One disagreement. `subject` is a service (behind, ahead, differs) or an instance (unheard, ghost)."""
+    """One disagreement. `subject` is a service (behind, ahead, differs, moved) or an instance (unheard, ghost)."""
 
     kind: Kind
     subject: str
@@ -40,14 +41,19 @@ def compare(
     newest: Mapping[ServiceName, Placement],
     heard: Mapping[InstanceName, Actuation],
     contested: Collection[ServiceName] = (),
+    elsewhere: Collection[ServiceName] = (),
 ) -> list[Finding]:
     """All disagreements, sorted by kind and subject.
 
     behind, ahead: the log's newest record of a service is older or newer than the inventory. differs: equal (gen, seq), other
-    groups, here or (`contested`) on the log itself. unheard: listed as running although its last word was that no process is
+    groups, here or (`contested`) on the log itself. moved: it holds nothing here, and (`elsewhere`) its newest record is another
+    fleet's. unheard: listed as running although its last word was that no process is
     left. ghost: the reverse.
     """
-    found = [*_against_log(now, newest, contested), *_unheard(now, heard)]
+    moved = {name for name in elsewhere if name in now.services and not now.services[name].instances}
+    found = [one for one in _against_log(now, newest, contested) if one.subject not in moved]
+    found += [Finding(kind=Kind.MOVED, subject=name) for name in moved]
+    found += _unheard(now, heard)
     listed = {name for known in now.services.values() for name in known.instances}
     listed |= {one.id for placement in newest.values() for group in placement.groups for one in group.instances}
     found += [Finding(kind=Kind.GHOST, subject=name) for name in words.ghosts(heard, listed)]

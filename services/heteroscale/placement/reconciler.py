@@ -28,13 +28,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What was found, and what to do about it.
 
     `again`: words to be heard again. `restate`: services to be written again under the next seq. `haunted`: ghosts whose nodes are
-    to be quarantined. `republished`: records said again already.
+    to be quarantined. `departed`: services that another fleet has now, to be forgotten. `republished`: records said again already.
     """
 
     found: Sequence[Finding]
     again: Sequence[Actuation] = ()
     restate: frozenset[ServiceName] = frozenset()
     haunted: frozenset[InstanceName] = frozenset()
+    departed: frozenset[ServiceName] = frozenset()
     republished: int = 0
 
 
@@ -60,7 +61,8 @@ class Reconciler:
         await with_.placements.catch_up()
         await with_.actuations.catch_up()
         heard = with_.actuations.of(now.fleet)
-        all_found = reconcile.compare(now, _newest(with_, now.fleet), heard, with_.placements.contested)
+        elsewhere = with_.placements.elsewhere(now.fleet)
+        all_found = reconcile.compare(now, _newest(with_, now.fleet), heard, with_.placements.contested, elsewhere)
         found = [one for one in all_found if one.subject not in self._strangers]
         if ahead := [one.subject for one in found if one.kind is Kind.AHEAD]:
             raise NotReady(f"placements.v1 has seen more of {ahead[0]} than the inventory has")
@@ -71,6 +73,7 @@ class Reconciler:
             found=found,
             again=[heard[one.subject] for one in twice if one.kind is Kind.UNHEARD],
             restate=frozenset(one.subject for one in twice if one.kind is Kind.DIFFERS),
+            departed=frozenset(one.subject for one in twice if one.kind is Kind.MOVED),
             haunted=await self._ours(with_, now, [one.subject for one in twice if one.kind is Kind.GHOST]),
             republished=republished,
         )

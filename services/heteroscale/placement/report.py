@@ -70,6 +70,7 @@ class Report:
                 heard_again=len(look.again),
                 restated=sorted(look.restate),
                 haunted=sorted(look.haunted),
+                departed=sorted(look.departed),
             )
 
     def waiting(self, awaited: str, pause_ms: int) -> None:

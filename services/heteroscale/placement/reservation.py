@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from heteroscale.contracts.errors import Retryable, Stale
+from heteroscale.contracts.commands import Command
+from heteroscale.contracts.errors import Rejected, Retryable, Stale
 from heteroscale.contracts.names import NodeName, ServiceName
 from heteroscale.contracts.placements import Conflict, Placement
-from heteroscale.placement import fold, nodes, state
+from heteroscale.placement import clock, fold, nodes, state
 from heteroscale.placement.fold import Counts, CycleInput
 from heteroscale.placement.inventory.entries import NodeEntry
 from heteroscale.placement.inventory.gang import Gang, Outcome, Transition, Verdict
@@ -31,13 +32,14 @@ class FencedOff(Stale):
 
 @dataclass(slots=True)
 class Carried:
-    """What a cycle came to."""
+    """What a cycle came to. `refused`: commands that were not folded, and why."""
 
     state: FleetState
     applied: list[tuple[Gang, Outcome]] = field(default_factory=list)
     answers: list[Placement] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     counts: list[Counts] = field(default_factory=list)
+    refused: list[tuple[Command, Rejected]] = field(default_factory=list)
     conflicts: int = 0
 
 
@@ -47,8 +49,9 @@ async def carry_out(inventory: Inventory, now: FleetState, given: CycleInput, ch
     Raises Retryable (the store is away), NotReady, FencedOff; what was applied until then is true and in `out`.
     """
     synced, moved = await sync_nodes(inventory, now, changes)
-    carried = Carried(synced)
-    await _run(inventory, carried, replace(given, moved=moved))
+    sifted = clock.sift(now.now_ms, now.suspect_ms, given.events)
+    carried = Carried(replace(synced, suspect_ms=sifted.suspect_ms), refused=sifted.refused)
+    await _run(inventory, carried, replace(given, events=sifted.events, moved=moved))
     before = 0
     for _ in range(FOLLOW_UPS_MAX):
         freed = any(gang.frees for gang, _ in carried.applied[before:])
@@ -154,7 +157,7 @@ async def _read_again(inventory: Inventory, before: FleetState) -> FleetState:
     if image is None or image.gen != before.gen or image.rev < before.rev:
         raise NotReady("the inventory was lost, rebuilt, or forgot its last changes")
     fresh = state.from_image(before.fleet, before.fence, image)
-    return replace(fresh, now_ms=max(before.now_ms, fresh.now_ms), cycle=before.cycle)
+    return replace(fresh, now_ms=max(before.now_ms, fresh.now_ms), cycle=before.cycle, suspect_ms=before.suspect_ms)
 
 
 def _is_newer(now: FleetState, change: NodeChange) -> bool:

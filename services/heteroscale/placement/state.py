@@ -80,7 +80,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FleetState:
-    """Everything of a fleet at `rev`. `topology` is rebuilt only when a fleet record changed a node."""
+    """Everything of a fleet at `rev`. `topology` is rebuilt only when a fleet record changed a node.
+
+    `suspect_ms`: at_ms of the last command, if it was refused for being too far ahead of `now_ms`.
+    """
 
     fleet: FleetName
     gen: int
@@ -92,6 +95,7 @@ class FleetState:
     services: Mapping[ServiceName, ServiceState]
     frame: Frame
     free: Counts
+    suspect_ms: int | None = None
 
     @property
     def topology(self) -> Topology:

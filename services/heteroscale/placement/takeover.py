@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from heteroscale.bus import scan
 from heteroscale.bus.log import Log, TopicPartition
 from heteroscale.contracts import codec
@@ -57,10 +59,13 @@ class Taken:
     published: int
 
 
-async def take_over(with_: TakeOver, fleet: FleetName, haunted: Collection[InstanceName] = ()) -> Taken:
-    """The fleet's state under a new fence; `haunted` names instances that run though nobody lists them, as the reconciler found.
+async def take_over(
+    with_: TakeOver, fleet: FleetName, haunted: Collection[InstanceName] = (), arriving: Collection[ServiceName] = ()
+) -> Taken:
+    """The fleet's state under a new fence.
 
-    Raises Retryable; NotReady if another worker was faster.
+    `haunted` names instances that run though nobody lists them, as the reconciler found; `arriving` services that come from
+    another fleet. Raises Retryable; NotReady if another worker was faster.
     """
     fence = await with_.inventory.take_fence(fleet)
     with_.passing(CrashPoint.AFTER_FENCE)
@@ -72,15 +77,15 @@ async def take_over(with_: TakeOver, fleet: FleetName, haunted: Collection[Insta
     why = _lost(image, with_.placements, fleet)
     if why is not None:
         await _rebuild(with_, fleet, fence, image)
-    elif image is not None and (image.restarted or haunted):
-        why = "the server started anew" if image.restarted else "instances run that nobody lists"
+    elif image is not None and (why := _outdated(image, with_.placements, fleet, haunted, arriving)) is not None:
         await _renew(with_, fleet, fence, image)
     if why is not None:
         published += await with_.publisher.drain(fleet)
         image = await with_.inventory.read(fleet)
     if image is None:
         raise NotReady("the inventory was lost while it was taken over")
-    taken = state.from_image(fleet, fence, image)
+    cycle = max(image.cycle, with_.placements.cycles.get(fleet, 0))  # one that only answered dry runs is nowhere but on the log
+    taken = state.from_image(fleet, fence, msgspec.structs.replace(image, cycle=cycle))
     published += await republish_behind(with_, taken)
     return Taken(taken, why, published)
 
@@ -94,6 +99,26 @@ def _lost(image: FleetImage | None, placements: PlacementsTopic, fleet: FleetNam
         if (newest.gen, newest.seq) > (image.gen, known.seq if known is not None else 0):
             return f"{service} is behind the log"
     return None
+
+
+def _outdated(
+    image: FleetImage, placements: PlacementsTopic, fleet: FleetName, haunted: Collection[InstanceName], arriving: Collection[ServiceName]
+) -> str | None:
+    """Why an inventory that lost nothing is to go on under another generation all the same; null if it need not."""
+    if image.restarted:
+        return "the server started anew"
+    if haunted:
+        return "instances run that nobody lists"
+    if arriving:
+        return f"{min(arriving)} came from another fleet"
+    if gone := rebuild.departed(image, placements.elsewhere(fleet)):
+        return f"{min(gone)} went to another fleet"
+    return None
+
+
+def outranked(now: FleetState, placements: PlacementsTopic, services: Iterable[ServiceName]) -> frozenset[ServiceName]:
+    """Services of which another fleet's record stands above whatever this generation could write: readers would not take ours."""
+    return frozenset(name for name in placements.elsewhere(now.fleet).intersection(services) if placements.newest[name].gen >= now.gen)
 
 
 async def _rebuild(with_: TakeOver, fleet: FleetName, fence: int, image: FleetImage | None) -> None:
@@ -121,12 +146,15 @@ async def _rebuild(with_: TakeOver, fleet: FleetName, fence: int, image: FleetIm
 
 
 async def _renew(with_: TakeOver, fleet: FleetName, fence: int, image: FleetImage) -> None:
-    """Everything as it stands under a new generation.
+    """Everything as it stands under a new generation, above all that are on the log; services that moved away are left out.
 
     A server that started anew may have forgotten what it had answered: a record of that, published late, has the old generation
     and can never stand beside another one of the same (gen, seq).
     """
     await with_.actuations.catch_up()
+    gone = rebuild.departed(image, with_.placements.elsewhere(fleet))
+    kept = {name: entry for name, entry in image.services.items() if name not in gone}
+    image = msgspec.structs.replace(image, services=kept)
     fresh = rebuild.renewed(image, _next_gen(with_, image), await _ghosts(with_, fleet, image.instances))
     now = state.from_image(fleet, fence, fresh)
     again = [(service, _as_it_stands(service, now)) for service in sorted(fresh.services)]
@@ -173,9 +201,9 @@ async def republish_behind(with_: TakeOver, taken: FleetState) -> int:
     """The log's newest record of a service is older than the inventory though `out` is empty: say it again, as it stands."""
     seen = {name: (found.gen, found.seq) for name, found in with_.placements.of(taken.fleet).items()}
     rows: list[tuple[ServiceName, bytes]] = []
+    elsewhere = with_.placements.elsewhere(taken.fleet)
     for service, known in sorted(taken.services.items()):
-        elsewhere = (found := with_.placements.newest.get(service)) is not None and found.fleet != taken.fleet
-        if not elsewhere and seen.get(service, (0, 0)) < (taken.gen, known.entry.seq):
+        if service not in elsewhere and seen.get(service, (0, 0)) < (taken.gen, known.entry.seq):
             rows.append((service, _as_it_stands(service, taken)))
     await with_.publisher.publish(rows)
     return len(rows)
