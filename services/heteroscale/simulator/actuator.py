@@ -43,6 +43,7 @@ class Actuator:
     dead: dict[str, Running] = field(default_factory=dict)
     newest: dict[str, tuple[int, int]] = field(default_factory=dict)
     outbox: list[Actuation] = field(default_factory=list)
+    expected: tuple[int, int | None] = (-1, None)
 
     def placed(self, placement: Placement, now_ms: int) -> bool:
         """Carry out an assignment; false if it is a dry run or older than what is known."""
@@ -117,7 +118,7 @@ class Actuator:
     def advance(self, now_ms: int) -> None:
         """Engines whose time has come get ready or end."""
         changed: set[str] = set()
-        for name, run in sorted(self.running.items()):
+        for name, run in sorted(self._pending(), key=lambda item: item[0]):
             if run.stop_at_ms is not None:
                 if now_ms >= run.stop_at_ms:
                     self._say(run, ActuationKind.STOPPED, run.stop_at_ms)
@@ -132,11 +133,19 @@ class Actuator:
 
     def next_change_ms(self) -> int | None:
         """When the next engine gets ready or ends."""
-        times = [run.stop_at_ms if run.stop_at_ms is not None else run.ready_at_ms for run in self._pending()]
-        return min(times, default=None)
+        changes = sum(model.changes for model in self.models.values())
+        if self.expected[0] != changes:
+            times = (run.stop_at_ms if run.stop_at_ms is not None else run.ready_at_ms for _, run in self._pending())
+            self.expected = (changes, min(times, default=None))
+        return self.expected[1]
 
-    def _pending(self) -> list[Running]:
-        return [run for run in self.running.values() if run.stop_at_ms is not None or run.engine.state is EngineState.LOADING]
+    def _pending(self) -> list[tuple[str, Running]]:
+        loading = EngineState.LOADING
+        return [(name, run) for name, run in self.running.items() if run.stop_at_ms is not None or run.engine.state is loading]
+
+    def of(self, service: str) -> list[Running]:
+        """The processes of a service."""
+        return [run for run in self.running.values() if run.service == service]
 
     def crash(self, name: str, now_ms: int) -> None:
         """A process ends by itself, and its supervisor says so."""

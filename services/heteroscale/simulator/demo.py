@@ -29,7 +29,7 @@ from heteroscale.contracts.units import Instant
 from heteroscale.placement import app as placement
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime.settings import load
-from heteroscale.servers import ledger, process
+from heteroscale.servers import ledger, probe, process
 from heteroscale.servers.chain import Servers
 from heteroscale.servers.process import ProcessId
 from heteroscale.simulator import crew, fleet
@@ -52,7 +52,7 @@ _NAME = re.compile(rf"{PREFIX}(\d+)\.{re.escape(Topic.TELEMETRY.value)}")
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """What a demo leaves on a log and in an inventory, and the process that plays it."""
+    """What a demo leaves on a log and in an inventory (its address without a password), and the process that plays it."""
 
     prefix: str
     kafka: str
@@ -117,10 +117,10 @@ async def _on_kafka(servers: Servers, options: Options, show: Callable[[View], N
         await tidy(log, servers, options.report)
         prefix = await fresh_prefix(log, _last())
         options.report(f"topics are under the prefix {prefix}")
-        mine = Left(prefix=prefix, kafka=servers.kafka or "", redis=servers.redis, owner=process.myself())
+        mine = Left(prefix=prefix, kafka=servers.kafka or "", redis=_shown(servers.redis), owner=process.myself())
         _remember(mine)
         if servers.redis is not None:  # a demo of another folder may have had this number and left its books
-            await _forget_fleet(mine)
+            await _forget_fleet(servers.redis, prefix)
         here = scene(prefix, options)
         logs = _folder() / prefix
         with Children(environment(servers, prefix), logs) as children:
@@ -166,25 +166,29 @@ async def tidy(log: Log, servers: Servers, report: Callable[[str], None]) -> Non
         if left.kafka != servers.kafka or process.runs(left.owner):
             continue
         deleted = await catalogue.delete(log, left.prefix)
-        if left.redis is not None and left.redis == servers.redis:
-            with contextlib.suppress(HeteroscaleError):
-                await _forget_fleet(left)
+        if servers.redis is not None and left.redis == _shown(servers.redis):
+            await _forget_fleet(servers.redis, left.prefix)
         path.unlink()
         if deleted:
             report(f"deleted the topics of {left.prefix}")
 
 
-async def _forget_fleet(left: Left) -> None:
-    """Delete the keys of an earlier demo's fleet."""
-    from heteroscale.placement.inventory import redis  # noqa: PLC0415 - the client is needed for this alone
-    from heteroscale.placement.inventory.scripts import Keys  # noqa: PLC0415 - as above
+async def _forget_fleet(url: str, prefix: str) -> None:
+    """Delete the books of an earlier demo's fleet. A Redis that does not answer keeps them: the run that follows will say so."""
+    from heteroscale.placement.inventory.redis import RedisInventory, client_of  # noqa: PLC0415 - the client is needed for this alone
 
     nodes = fleet.parse(fleet.demo_text("fleet.yaml"), "fleet.yaml")
-    client = redis.connect(left.redis or "", timeout_ms=2_000)
+    inventory = RedisInventory(client_of(msgspec.structs.replace(load(PlacementSettings), url=url)), prefix=prefix)
     try:
-        await client.delete(*Keys.of(nodes[0].fleet, left.prefix))
+        with contextlib.suppress(HeteroscaleError):
+            await inventory.forget(nodes[0].fleet)
     finally:
-        await client.aclose()
+        await inventory.close()
+
+
+def _shown(url: str | None) -> str | None:
+    """An address that may stand in a file."""
+    return None if url is None else probe.without_password(url)
 
 
 def _folder() -> Path:

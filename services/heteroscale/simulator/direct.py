@@ -18,14 +18,16 @@ from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.placements import Placement, PlacementStatus
 from heteroscale.contracts.signals import SignalWindow
-from heteroscale.contracts.spec import ServiceSpec
+from heteroscale.contracts.spec import ServiceSpec, WindowSpec
 from heteroscale.contracts.telemetry import EngineState
 from heteroscale.decision import controller
 from heteroscale.simulator import fluid
 from heteroscale.simulator.fluid import Strength
 from heteroscale.simulator.lockstep import Seen, rhythm
-from heteroscale.simulator.panes import Ghost, Look, Panes
+from heteroscale.simulator.looks import Ghost
+from heteroscale.simulator.panes import Look, Panes
 from heteroscale.simulator.report import Tally
+from heteroscale.simulator.service import ServiceModel
 from heteroscale.simulator.site import Site
 from heteroscale.simulator.world import STEP_MS, World
 
@@ -71,8 +73,15 @@ class _Played:
     decider: Decider
     tally: Tally
     strength: Strength
+    changes: int
     looks: dict[RoleName, Look] = field(default_factory=dict)
     windows: list[SignalWindow] = field(default_factory=list)
+
+    def count(self) -> None:
+        """Count the engines if any has changed."""
+        model = self.panes.model
+        if self.changes != model.changes:
+            self.changes, self.strength = model.changes, fluid.strength_of(model)
 
 
 @dataclass(slots=True)
@@ -91,7 +100,7 @@ class Direct:
     def __post_init__(self) -> None:
         models = self.world.models
         self.played = {
-            name: _Played(Panes(model), self.deciders[name], self.tallies[name], fluid.strength_of(model))
+            name: _Played(Panes(model), self.deciders[name], self.tallies[name], fluid.strength_of(model), model.changes)
             for name, model in sorted(models.items())
         }
         self.sites = {fleet: Site(fleet) for fleet in sorted({node.fleet for node in self.world.nodes.values()})}
@@ -110,23 +119,19 @@ class Direct:
             on_hop(here, self.seen)
 
     def _advance(self, until_ms: int) -> None:
-        """Serve up to `until_ms`, stopping wherever something changes or is looked at."""
+        """Serve up to `until_ms` in stretches in which no engine changes."""
         here = self.world
         while here.now_ms < until_ms:
             cut = self._next_cut(until_ms)
-            self._serve(cut)
+            for name, played in self.played.items():
+                self._serve(here.models[name], played, cut)
             here.now_ms = cut
             self._change()
-            for name, played in self.played.items():
-                rules = here.models[name].spec.window
-                if (cut + rules.interval.ms) % rules.hop.ms == 0:
-                    played.looks = played.panes.look(cut, here.actuator.running.values())
-                if cut % rules.hop.ms == 0:
-                    played.panes.close()
-                    if cut >= here.scene.opens_at_ms + rules.size.ms:
-                        played.windows.append(played.panes.window(cut, played.looks))
+            for played in self.played.values():
+                self._mark(played, cut)
 
     def _next_cut(self, until_ms: int) -> int:
+        """The next step's end at which a fault is due or an engine gets ready or ends."""
         here = self.world
         cuts = [until_ms]
         if here.due:
@@ -134,26 +139,38 @@ class Direct:
         change = here.actuator.next_change_ms()
         if change is not None:
             cuts.append(change)
-        for model in here.models.values():
-            rules = model.spec.window
-            cuts.append(here.now_ms - here.now_ms % rules.hop.ms + rules.hop.ms)
-            looked = here.now_ms + rules.interval.ms
-            cuts.append(looked - looked % rules.hop.ms + rules.hop.ms - rules.interval.ms)
-        step = here.now_ms + STEP_MS
-        return max(step, min(cut + (-cut) % STEP_MS for cut in cuts))
+        first = min(cuts)
+        return max(here.now_ms + STEP_MS, first + (-first) % STEP_MS)
 
-    def _serve(self, until_ms: int) -> None:
-        here = self.world
-        first = (here.now_ms - here.scene.opens_at_ms) // STEP_MS
-        last = (until_ms - here.scene.opens_at_ms) // STEP_MS
-        for name, played in self.played.items():
-            model = here.models[name]
-            if first >= len(model.load):
-                continue
-            served = fluid.serve(model, first, min(last, len(model.load)), STEP_MS / 1000, played.strength)
-            latency = fluid.latency(model, served, played.panes.edges, played.strength)
-            played.panes.add(served, latency, played.strength)
-            played.tally.served(here.now_ms, STEP_MS, served, latency, played.strength)
+    def _serve(self, model: ServiceModel, played: _Played, until_ms: int) -> None:
+        """Serve a service up to `until_ms`; windows that end or are looked at before then are dealt with on the way."""
+        now_ms = self.world.now_ms
+        first = (now_ms - self.world.scene.opens_at_ms) // STEP_MS
+        last = min((until_ms - self.world.scene.opens_at_ms) // STEP_MS, len(model.load))
+        stretch = None
+        if first < last:
+            served = fluid.serve(model, first, last, STEP_MS / 1000, played.strength)
+            latency = fluid.latency(model, served, played.panes.edges)
+            played.tally.served(now_ms, STEP_MS, served, latency, played.strength)
+            stretch = played.panes.stretch(served, latency, played.strength)
+        done = 0
+        for mark in (*_marks(model.spec.window, now_ms, until_ms), until_ms):
+            if stretch is not None:
+                upto = min((mark - now_ms) // STEP_MS, last - first)
+                played.panes.add(stretch, done, upto)
+                done = upto
+            if mark < until_ms:
+                self._mark(played, mark)
+
+    def _mark(self, played: _Played, at_ms: int) -> None:
+        """The look at a window's last sample, and the end of a hop."""
+        rules = played.panes.model.spec.window
+        if (at_ms + rules.interval.ms) % rules.hop.ms == 0:
+            played.looks = played.panes.look(at_ms, self.world.actuator.of(played.panes.model.spec.service))
+        if at_ms % rules.hop.ms == 0:
+            played.panes.close()
+            if at_ms >= self.world.scene.opens_at_ms + rules.size.ms:
+                played.windows.append(played.panes.window(at_ms, played.looks))
 
     def _change(self) -> None:
         """Faults that are due, engines that get ready or end."""
@@ -169,15 +186,12 @@ class Direct:
                 run = before[name]
                 if run.engine.state is EngineState.SERVING:
                     interval = here.models[run.service].spec.window.interval.ms
-                    self.played[run.service].panes.ghosts.append(Ghost(run.engine.role, (here.now_ms - 1) // interval * interval))
+                    self.played[run.service].panes.roster.ghosts.append(Ghost(run.engine.role, (here.now_ms - 1) // interval * interval))
             self.unsaid += here.restated
             here.restated = []
         here.actuator.advance(here.now_ms)
-        self._count_engines()
-
-    def _count_engines(self) -> None:
-        for name, played in self.played.items():
-            played.strength = fluid.strength_of(self.world.models[name])
+        for played in self.played.values():
+            played.count()
 
     def _decide(self, boundary: int) -> list[Command]:
         commands = []
@@ -221,7 +235,13 @@ class Direct:
         self.seen.placements[placement.service] = placement
         played.tally.placement(placement)
         self.world.actuator.placed(placement, self.world.now_ms)
-        played.strength = fluid.strength_of(self.world.models[placement.service])
+        played.count()
+
+
+def _marks(rules: WindowSpec, from_ms: int, until_ms: int) -> list[int]:
+    """Moments between the two, both excluded, at which a hop ends or a window is looked at for the last time."""
+    ends = range(from_ms - from_ms % rules.hop.ms, until_ms + rules.hop.ms + 1, rules.hop.ms)
+    return sorted({at for end in ends for at in (end - rules.interval.ms, end) if from_ms < at < until_ms})
 
 
 def can_play(specs: Sequence[ServiceSpec]) -> str | None:

@@ -6,6 +6,7 @@ Times in seconds, rates in tokens per second. Pure.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
@@ -32,22 +33,29 @@ class Waiting:
     probability: Floats
     mean_s: Floats
 
+    def requests(self, per_s: Floats | float) -> Floats:
+        """How many wait on average when so many come per second (Little's law)."""
+        return np.asarray(per_s * self.probability * self.mean_s)
+
 
 def queueing(rho: Floats | float, servers: Floats | float, service_s: Floats | float, cv: float) -> Waiting:
     """M/G/c waiting by Sakasegawa's approximation (1977): P(wait) = rho^(sqrt(2(c+1))-1), mean by service time and its spread."""
-    busy = np.clip(rho, 1e-9, RHO_MAX)
+    busy = np.minimum(np.maximum(rho, 1e-9), RHO_MAX)
     count = np.maximum(servers, 1.0)
     probability = busy ** (np.sqrt(2.0 * (count + 1.0)) - 1.0)
     mean = service_s * (1.0 + cv * cv) / 2.0 / (count * (1.0 - busy))
     return Waiting(np.asarray(probability), np.asarray(np.maximum(mean, 1e-9)))
 
 
+@functools.cache
 def prompt_spread(cv: float) -> Floats:
-    """Prompt lengths relative to their mean at equal-probability points of a lognormal, shape (QUANTILES,), mean 1."""
+    """Prompt lengths relative to their mean at equal-probability points of a lognormal, shape (QUANTILES,), mean 1. Read-only."""
     sigma = float(np.sqrt(np.log1p(cv * cv)))
     points = np.array([NormalDist().inv_cdf((index + 0.5) / QUANTILES) for index in range(QUANTILES)])
     relative = np.exp(sigma * points)
-    return np.asarray(relative / relative.mean())
+    spread = np.asarray(relative / relative.mean())
+    spread.flags.writeable = False
+    return spread
 
 
 def ttft_within(limit_s: Floats | float, fixed_s: Floats | float, waiting: Waiting, service_s: Floats) -> Floats:

@@ -81,7 +81,10 @@ def strength_of(model: ServiceModel) -> Strength:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What k steps came to; all of shape (k,). Tokens and requests of the step, times in seconds."""
+    """What k steps came to; all of shape (k,), `waiting` too. Tokens and requests of the step, times in seconds.
+
+    `prefill_waiting` and `decode_waiting` are requests at the step's end.
+    """
 
     requests: Floats
     missed: Floats
@@ -90,12 +93,13 @@ class Served:
     busy: Floats
     fixed_s: Floats
     service_s: Floats
-    prompt: Floats
     context: Floats
     load: Floats
     itl_s: Floats
-    prefill_waiting: float
-    decode_waiting: float
+    kv: Floats
+    waiting: engines.Waiting
+    prefill_waiting: Floats
+    decode_waiting: Floats
 
 
 def serve(model: ServiceModel, first: int, last: int, step_s: float, strength: Strength) -> Served:
@@ -103,26 +107,30 @@ def serve(model: ServiceModel, first: int, last: int, step_s: float, strength: S
     offered = model.load[first:last].copy()
     offered[:, PROMPT] = np.maximum(0.0, offered[:, PROMPT] - offered[:, CACHED])
     model.ledger.offered += float(offered[:, REQUESTS].sum())
-    columns = _without_queue(model, offered, step_s, strength)
-    if columns is None:
-        columns = _with_queue(model, offered, step_s, strength)
-    requests, missed, cached, output, busy, fixed, prompt, context, load = columns
-    rate = np.maximum(model.curves.prefill.rate(prompt) * strength.prefill / model.curves.prefill.engine_gpus, NOTHING)
-    servers = strength.prefill_gpus / model.curves.prefill.engine_gpus
+    done = _without_queue(model, offered, step_s, strength)
+    if done is None:
+        done = _with_queue(model, offered, step_s, strength)
+    curves = model.curves
+    rate = np.maximum(curves.prefill.rate(done.prompt) * (strength.prefill / curves.prefill.engine_gpus), NOTHING)
+    servers = strength.prefill_gpus / curves.prefill.engine_gpus
+    service_s = done.prompt * servers / rate
+    waiting = engines.queueing(done.busy, servers, service_s, model.prompt_cv)
+    itl_s, kv = curves.decode.at(done.load, done.context)
     return Served(
-        requests=requests,
-        missed=missed,
-        cached=cached,
-        output=output,
-        busy=busy,
-        fixed_s=fixed + engines.hand_over_s(prompt, *_link(model)),
-        service_s=prompt * servers / rate if servers else np.zeros(len(prompt)),
-        prompt=prompt,
-        context=context,
-        load=load,
-        itl_s=model.curves.decode.latency_s(load, context),
-        prefill_waiting=float(model.prefill_queue[REQUESTS]),
-        decode_waiting=float(model.decode_queue[REQUESTS]),
+        requests=done.requests,
+        missed=done.missed,
+        cached=done.cached,
+        output=done.output,
+        busy=done.busy,
+        fixed_s=done.held_s + engines.hand_over_s(done.prompt, *_link(model)),
+        service_s=service_s,
+        context=done.context,
+        load=done.load,
+        itl_s=itl_s,
+        kv=kv,
+        waiting=waiting,
+        prefill_waiting=done.prefill_queue + waiting.requests(done.requests / step_s),
+        decode_waiting=done.decode_queue,
     )
 
 
@@ -131,43 +139,48 @@ def _link(model: ServiceModel) -> tuple[float, float, float]:
     return profile.kv_bytes_per_token, profile.link_bytes_per_s, model.locality
 
 
-Columns = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats, Floats]
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What went through in k steps, before latency; all of shape (k,). Queues are requests that were left over at the step's end."""
+
+    requests: Floats
+    missed: Floats
+    cached: Floats
+    output: Floats
+    busy: Floats
+    held_s: Floats
+    prompt: Floats
+    context: Floats
+    load: Floats
+    prefill_queue: Floats
+    decode_queue: Floats
 
 
-def _without_queue(model: ServiceModel, offered: Floats, step_s: float, strength: Strength) -> Columns | None:
+def _without_queue(model: ServiceModel, offered: Floats, step_s: float, strength: Strength) -> _Done | None:
     """All steps at once; null if anything has to wait beyond its step."""
     if model.prefill_queue[REQUESTS] > NOTHING or model.decode_queue[REQUESTS] > NOTHING or not (strength.prefill and strength.decode):
         return None
     requests = offered[:, REQUESTS]
     there = np.maximum(requests, NOTHING)
     prompt = np.where(requests > 0, np.maximum(1.0, offered[:, MISSED] / there), model.prompt)
-    context = np.where(requests > 0, prompt + offered[:, CACHED] / there + offered[:, OUTPUT] / there / 2, model.context)
+    context = np.where(requests > 0, prompt + (offered[:, CACHED] + offered[:, OUTPUT] / 2) / there, model.context)
     curves = model.curves
-    can = curves.prefill.rate(prompt) * (strength.prefill / curves.prefill.engine_gpus * step_s)
-    can_decode = curves.decode.peak_rate(context) * (strength.decode / curves.decode.engine_gpus * step_s)
-    if np.any(offered[:, MISSED] > can) or np.any(offered[:, OUTPUT] > can_decode):
+    busy = offered[:, MISSED] / (curves.prefill.rate(prompt) * (strength.prefill / curves.prefill.engine_gpus * step_s))
+    load = offered[:, OUTPUT] / (curves.decode.peak_rate(context) * (strength.decode / curves.decode.engine_gpus * step_s))
+    if busy.max() > 1.0 or load.max() > 1.0:
         return None
     model.prompt, model.context = float(prompt[-1]), float(context[-1])
     model.ledger.finished += float(requests.sum())
     nothing = np.zeros(len(offered))
-    return (
-        requests,
-        offered[:, MISSED],
-        offered[:, CACHED],
-        offered[:, OUTPUT],
-        offered[:, MISSED] / can,
-        nothing,
-        prompt,
-        context,
-        offered[:, OUTPUT] / can_decode,
+    return _Done(
+        requests, offered[:, MISSED], offered[:, CACHED], offered[:, OUTPUT], busy, nothing, prompt, context, load, nothing, nothing
     )
 
 
-def _with_queue(model: ServiceModel, offered: Floats, step_s: float, strength: Strength) -> Columns:
+def _with_queue(model: ServiceModel, offered: Floats, step_s: float, strength: Strength) -> _Done:
     """Step by step."""
-    rows = [_one_step(model, offered[index], step_s, strength) for index in range(len(offered))]
-    table = np.array(rows)
-    return tuple(np.ascontiguousarray(table[:, column]) for column in range(9))  # type: ignore[return-value]  # nine of them
+    table = np.array([_one_step(model, row, step_s, strength) for row in offered])
+    return _Done(*np.ascontiguousarray(table.T))
 
 
 def _one_step(model: ServiceModel, offered: Floats, step_s: float, strength: Strength) -> tuple[float, ...]:
@@ -193,7 +206,8 @@ def _one_step(model: ServiceModel, offered: Floats, step_s: float, strength: Str
     model.ledger.finished += float(done[REQUESTS])
     load = float(done[OUTPUT]) / (rate * step_s) if rate > 0 else 0.0
     held += (before + float(model.decode_queue[OUTPUT])) / 2 / rate if rate > 0 else 0.0
-    found = (through[REQUESTS], through[MISSED], through[CACHED], done[OUTPUT], busy, held, model.prompt, model.context, load)
+    left = (model.prefill_queue[REQUESTS], model.decode_queue[REQUESTS])
+    found = (through[REQUESTS], through[MISSED], through[CACHED], done[OUTPUT], busy, held, model.prompt, model.context, load, *left)
     return tuple(map(float, found))
 
 
@@ -214,11 +228,9 @@ class Latency:
     tbt: Floats
 
 
-def latency(model: ServiceModel, served: Served, edges: tuple[Floats, Floats], strength: Strength) -> Latency:
+def latency(model: ServiceModel, served: Served, edges: tuple[Floats, Floats]) -> Latency:
     """Latency of what was served, as `service` has it."""
-    servers = strength.prefill_gpus / model.curves.prefill.engine_gpus
-    waiting = engines.queueing(served.busy, servers, served.service_s, model.prompt_cv)
-    wide = engines.Waiting(waiting.probability[:, None], waiting.mean_s[:, None])
+    wide = engines.Waiting(served.waiting.probability[:, None], served.waiting.mean_s[:, None])
     service = served.service_s[:, None, None] * engines.prompt_spread(model.prompt_cv)
     ttft = engines.ttft_within(edges[0][None, :], served.fixed_s[:, None], wide, service)
     return Latency(ttft, engines.itl_within(edges[1][None, :], served.itl_s[:, None]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -17,19 +17,18 @@ import numpy.typing as npt
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantiles, RoleSignal, SignalWindow
-from heteroscale.contracts.telemetry import EngineState
 from heteroscale.signals.quantiles import quantiles_ms
 from heteroscale.simulator.actuator import Running
 from heteroscale.simulator.curves import kind_of
 from heteroscale.simulator.fluid import Latency, Part, Served, Strength
+from heteroscale.simulator.looks import RoleStates, Roster
 from heteroscale.simulator.pool import Kind
 from heteroscale.simulator.service import ServiceModel, edges_of
 
 Floats = npt.NDArray[np.float64]
 
-USABLE_SHARE: Final = 0.8
-TOKENS, MISSED, UTIL, SM, KV, WEIGHT, NUMBER, HEARD = range(8)  # columns of a role's pane
-COLUMNS: Final = 8
+TOKENS, MISSED, UTIL, SM, KV, WEIGHT, NUMBER = range(7)  # columns of a role's pane
+COLUMNS: Final = 7
 DIGITS: Final = 6
 
 
@@ -41,32 +40,23 @@ class Pane:
     ttft: Floats | None = None
     tbt: Floats | None = None
 
-    def row(self, role: str, gpu_type: str) -> Floats:
-        """The sums of a role on a type."""
-        found = self.sums.get((role, gpu_type))
-        if found is None:
-            found = self.sums[(role, gpu_type)] = np.zeros(COLUMNS)
-        return found
-
 
 @dataclass(frozen=True, slots=True)
-class Ghost:
-    """An engine that ended without a word; its last sample said that it serves."""
+class Stretch:
+    """Steps that were served, and what each adds to a pane: `rows` (COLUMNS, k) per (role, GPU type), buckets (k, edges + 1)."""
 
-    role: str
-    last_at_ms: int
+    served: Served
+    strength: Strength
+    rows: Mapping[tuple[str, str], Floats]
+    ttft: Floats
+    tbt: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A role at the last sample before a window's end."""
+    """A role at the last sample before a window's end: its engines by state, and requests inside them."""
 
-    loading: int
-    serving: int
-    draining: int
-    silent: int
-    usable: int
-    by_type: Mapping[str, int]
+    states: RoleStates
     running: float
     waiting: float
 
@@ -79,52 +69,59 @@ class Panes:
     edges: tuple[Floats, Floats] = field(init=False)
     closed: deque[Pane] = field(init=False)
     open: Pane = field(default_factory=Pane)
-    newest: tuple[Served, Strength] | None = None
-    ghosts: list[Ghost] = field(default_factory=list)
+    newest: tuple[Stretch, int] | None = None
+    roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
         window = self.model.spec.window
         self.edges = (edges_of(self.model.spec, Kind.PREFILL), edges_of(self.model.spec, Kind.DECODE))
         self.closed = deque(maxlen=window.size.ms // window.hop.ms)
+        self.roster = Roster(self.model.spec)
 
-    def add(self, served: Served, latency: Latency, strength: Strength) -> None:
-        """Steps that were served inside the open pane."""
-        pane = self.open
-        self.newest = (served, strength)
-        self._buckets(pane, served, latency)
+    def stretch(self, served: Served, latency: Latency, strength: Strength) -> Stretch:
+        """Steps that engines which do not change meanwhile have served, ready to be added piece by piece."""
+        rows = {}
         for part in strength.parts:
-            row = pane.row(part.role, part.gpu_type)
-            if part.kind is Kind.PREFILL:
-                share = part.power / strength.prefill if strength.prefill else 0.0
-                row[TOKENS] += share * float((served.missed + served.cached).sum())
-                row[MISSED] += share * float(served.missed.sum())
-                level, sm, kv = served.busy, served.busy * 0.9, served.busy * 0.5
-            elif part.kind is Kind.DECODE:
-                row[TOKENS] += (part.power / strength.decode if strength.decode else 0.0) * float(served.output.sum())
-                level, sm, kv = self._decode_gauges(served, part)
-            else:
-                continue
-            steps = len(served.busy)
-            row[UTIL] += part.gpus_active * float(level.sum())
-            row[SM] += part.gpus_active * float(sm.sum())
-            row[KV] += part.active * float(kv.sum())
-            row[WEIGHT] += part.gpus_serving * steps
-            row[NUMBER] += part.serving * steps
-            row[HEARD] += part.serving
+            nothing = part.kind is Kind.OTHER
+            rows[part.role, part.gpu_type] = np.zeros((COLUMNS, len(served.busy))) if nothing else self._rows(served, part, strength)
+        return Stretch(served, strength, rows, _buckets(served.requests, latency.ttft), _buckets(served.output, latency.tbt))
+
+    def add(self, stretch: Stretch, first: int, last: int) -> None:
+        """Steps [first, last) of a stretch fell into the open pane."""
+        if last <= first:
+            return
+        pane = self.open
+        self.newest = (stretch, last - 1)
+        for key, rows in stretch.rows.items():
+            sums = rows[:, first:last].sum(axis=1)
+            pane.sums[key] = pane.sums[key] + sums if key in pane.sums else sums
+        ttft, tbt = stretch.ttft[first:last].sum(axis=0), stretch.tbt[first:last].sum(axis=0)
+        pane.ttft = ttft if pane.ttft is None else pane.ttft + ttft
+        pane.tbt = tbt if pane.tbt is None else pane.tbt + tbt
+
+    def _rows(self, served: Served, part: Part, strength: Strength) -> Floats:
+        """What each step adds to a pane, shape (COLUMNS, k)."""
+        rows = np.empty((COLUMNS, len(served.busy)))
+        rows[MISSED] = 0.0
+        if part.kind is Kind.PREFILL:
+            share = part.power / strength.prefill if strength.prefill else 0.0
+            rows[TOKENS] = share * (served.missed + served.cached)
+            rows[MISSED] = share * served.missed
+            level, sm, kv = served.busy, served.busy * 0.9, served.busy * 0.5
+        else:
+            rows[TOKENS] = (part.power / strength.decode if strength.decode else 0.0) * served.output
+            level, sm, kv = self._decode_gauges(served, part)
+        rows[UTIL] = part.gpus_active * level
+        rows[SM] = part.gpus_active * sm
+        rows[KV] = part.active * kv
+        rows[WEIGHT] = part.gpus_serving
+        rows[NUMBER] = part.serving
+        return rows
 
     def _decode_gauges(self, served: Served, part: Part) -> tuple[Floats, Floats, Floats]:
         batch = self.model.curves.decode.peak_rate(served.context) * part.factor * served.load * served.itl_s
         level = 1.0 - np.exp(-batch)
-        kv = self.model.curves.decode.kv_usage(served.load, served.context)
-        return level, level * (0.25 + 0.6 * served.load), kv
-
-    @staticmethod
-    def _buckets(pane: Pane, served: Served, latency: Latency) -> None:
-        for name, within, weight in (("ttft", latency.ttft, served.requests), ("tbt", latency.tbt, served.output)):
-            cumulative = weight @ within
-            counts = np.diff(np.concatenate([[0.0], cumulative, [weight.sum()]]))
-            known = getattr(pane, name)
-            setattr(pane, name, counts if known is None else known + counts)
+        return level, level * (0.25 + 0.6 * served.load), served.kv
 
     def close(self) -> None:
         """The end of a hop."""
@@ -132,71 +129,29 @@ class Panes:
         self.open = Pane()
 
     def look(self, at_ms: int, running: Iterable[Running]) -> dict[RoleName, Look]:
-        """States as of a sample at `at_ms`, for the window that ends one interval later."""
-        spec = self.model.spec
-        end_ms = at_ms + spec.window.interval.ms
-        start_ms = end_ms - spec.window.size.ms
-        counts: dict[str, dict[EngineState, int]] = {role: dict.fromkeys(EngineState, 0) for role in spec.roles}
-        usable = dict.fromkeys(counts, 0)
-        by_type: dict[str, dict[str, int]] = {role: {} for role in counts}
-        for run in running:
-            engine = run.engine
-            if run.service != spec.service or engine.started_at_ms > at_ms:
-                continue
-            here = counts.setdefault(engine.role, dict.fromkeys(EngineState, 0))
-            here[engine.state] += 1
-            if engine.state is EngineState.SERVING:
-                types = by_type.setdefault(engine.role, {})
-                types[engine.gpu_type] = types.get(engine.gpu_type, 0) + 1
-                first = run.ready_at_ms + (-run.ready_at_ms) % spec.window.interval.ms
-                wanted = end_ms - max(start_ms, engine.started_at_ms)
-                usable[engine.role] = usable.get(engine.role, 0) + (end_ms - max(start_ms, first) >= USABLE_SHARE * wanted)
-        silent = self._silent(end_ms, counts)
-        return {
-            role: Look(
-                loading=states[EngineState.LOADING],
-                serving=states[EngineState.SERVING],
-                draining=states[EngineState.DRAINING],
-                silent=silent.get(role, 0),
-                usable=usable.get(role, 0),
-                by_type=by_type.get(role, {}),
-                running=self._running(role),
-                waiting=self._waiting(role),
-            )
-            for role, states in sorted(counts.items())
-        }
-
-    def _silent(self, end_ms: int, counts: Mapping[str, dict[EngineState, int]]) -> dict[str, int]:
-        """Ghosts count as serving until they are called silent, and as silent until they are forgotten."""
-        rules = self.model.spec.window
-        self.ghosts = [ghost for ghost in self.ghosts if end_ms - ghost.last_at_ms <= rules.forget.ms]
-        silent: dict[str, int] = {}
-        for ghost in self.ghosts:
-            if end_ms - ghost.last_at_ms > rules.silence.ms:
-                silent[ghost.role] = silent.get(ghost.role, 0) + 1
-            else:
-                counts[ghost.role][EngineState.SERVING] += 1
-        return silent
+        """The service as of a sample at `at_ms`, for the window that ends one interval later; `running` are its engines."""
+        states = self.roster.states(at_ms, self.model.changes, running)
+        return {role: Look(replace(one), self._running(role), self._waiting(role)) for role, one in states.items()}
 
     def _running(self, role: str) -> float:
         if self.newest is None:
             return 0.0
-        served, strength = self.newest
-        parts = [part for part in strength.parts if part.role == role]
+        (stretch, at), curves = self.newest, self.model.curves
+        parts = [part for part in stretch.strength.parts if part.role == role]
         if kind_of(role, self.model.spec) is Kind.PREFILL:
-            return float(served.busy[-1]) * sum(part.gpus_active for part in parts) / self.model.curves.prefill.engine_gpus
-        power = sum(part.power for part in parts) / self.model.curves.decode.engine_gpus
-        rate = float(self.model.curves.decode.peak_rate(served.context[-1])) * power
-        return rate * float(served.load[-1]) * float(served.itl_s[-1])
+            return float(stretch.served.busy[at]) * sum(part.gpus_active for part in parts) / curves.prefill.engine_gpus
+        power = sum(part.power for part in parts) / curves.decode.engine_gpus
+        rate = float(curves.decode.peak_rate(stretch.served.context[at])) * power
+        return rate * float(stretch.served.load[at]) * float(stretch.served.itl_s[at])
 
     def _waiting(self, role: str) -> float:
         if self.newest is None:
             return 0.0
-        served, strength = self.newest
+        (stretch, at), strength = self.newest, self.newest[0].strength
         prefill = kind_of(role, self.model.spec) is Kind.PREFILL
         whole = strength.prefill if prefill else strength.decode
         part = sum(part.power for part in strength.parts if part.role == role) / whole if whole else 0.0
-        return part * (served.prefill_waiting if prefill else served.decode_waiting)
+        return part * float((stretch.served.prefill_waiting if prefill else stretch.served.decode_waiting)[at])
 
     def window(self, end_ms: int, looks: Mapping[RoleName, Look]) -> SignalWindow:
         """The window that ends with the newest closed pane."""
@@ -215,29 +170,30 @@ class Panes:
     def _role(self, role: str, look: Look, types: Mapping[str, Floats], seconds: float) -> RoleSignal:
         kind = kind_of(role, self.model.spec)
         total = sum((row for _, row in sorted(types.items())), np.zeros(COLUMNS))
-        heard = bool(types) and total[HEARD] > 0
+        heard = bool(types) and total[NUMBER] > 0
         rate = round(float(total[TOKENS]) / seconds, DIGITS) if heard else None
         prefill, decode = kind is Kind.PREFILL, kind is Kind.DECODE
-        expected = look.serving + look.silent
+        states = look.states
+        expected = states.serving + states.silent
         return RoleSignal(
-            instances=InstanceCounts(loading=look.loading, serving=look.serving, draining=look.draining, silent=look.silent),
-            coverage=round(look.usable / expected, DIGITS) if expected else None,
+            instances=InstanceCounts(loading=states.loading, serving=states.serving, draining=states.draining, silent=states.silent),
+            coverage=round(states.usable / expected, DIGITS) if expected else None,
             decode_tps=rate if decode else None,
             prefill_tps=rate if prefill else None,
             prefill_missed_tps=round(float(total[MISSED]) / seconds, DIGITS) if heard and prefill else None,
             by_gpu_type={
                 name: GpuTypeSignal(
-                    serving=look.by_type.get(name, 0),
+                    serving=states.by_type.get(name, 0),
                     decode_tps=round(float(row[TOKENS]) / seconds, DIGITS) if decode else None,
                     prefill_tps=round(float(row[TOKENS]) / seconds, DIGITS) if prefill else None,
                 )
                 for name, row in sorted(types.items())
             },
-            gpu_util=_mean(total, UTIL, WEIGHT) if look.serving else None,
-            sm_active=_mean(total, SM, WEIGHT) if look.serving else None,
-            kv_usage=_mean(total, KV, NUMBER) if look.serving else None,
-            running=round(look.running, DIGITS) if look.serving + look.draining else None,
-            waiting=round(look.waiting, DIGITS) if look.serving + look.draining else None,
+            gpu_util=_mean(total, UTIL, WEIGHT) if states.serving else None,
+            sm_active=_mean(total, SM, WEIGHT) if states.serving else None,
+            kv_usage=_mean(total, KV, NUMBER) if states.serving else None,
+            running=round(look.running, DIGITS) if states.serving + states.draining else None,
+            waiting=round(look.waiting, DIGITS) if states.serving + states.draining else None,
             ttft_ms=self._quantiles("ttft", self.edges[0]) if prefill and heard else None,
             tbt_ms=self._quantiles("tbt", self.edges[1]) if decode and heard else None,
         )
@@ -247,6 +203,13 @@ class Panes:
         if not found:
             return None
         return quantiles_ms({tuple(edges.tolist()): np.maximum(np.sum(found, axis=0), 0.0).tolist()})
+
+
+def _buckets(weight: Floats, within: Floats) -> Floats:
+    """How many of a step's observations fell into each bucket, shape (k, edges + 1); `within` is the share up to each edge."""
+    whole = np.empty((len(weight), within.shape[1] + 2))
+    whole[:, 0], whole[:, 1:-1], whole[:, -1] = 0.0, within, 1.0
+    return np.asarray(weight[:, None] * np.diff(whole, axis=1))
 
 
 def _mean(total: Floats, column: int, weight: int) -> float | None:

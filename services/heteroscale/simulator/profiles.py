@@ -80,20 +80,45 @@ class DecodeCurve:
         fits = GRID[self.latency_s(GRID, context) <= itl_s]
         return plateau * max(0.01, float(fits[-1]) if len(fits) else 0.0)
 
+    def at(self, load: Floats | float, context: Floats | float) -> tuple[Floats, Floats]:
+        """Inter-token latency and KV share at once: half the price of asking for one after the other."""
+        cell = self._cell(load, context)
+        return _bilinear(self.itl_s, cell), _bilinear(self.kv, cell)
+
     def _at(self, table: Floats, load: Floats | float, context: Floats | float) -> Floats:
-        """Bilinear in (context, load)."""
-        load, context = np.broadcast_arrays(np.clip(load, 0.0, 1.0), context)
+        return _bilinear(table, self._cell(load, context))
+
+    def _cell(self, load: Floats | float, context: Floats | float) -> Cell:
+        """Where (context, load) lies in the tables."""
+        load = np.minimum(np.maximum(load, 0.0), 1.0)
         at_column = (1.0 - np.sqrt(1.0 - load)) * POINTS  # the inverse of GRID
         column = np.minimum(at_column.astype(np.int64), POINTS - 1)
         right = at_column - column
         if len(self.context) == 1:
-            return np.asarray(table[0, column] * (1 - right) + table[0, column + 1] * right)
-        at = np.clip(context, self.context[0], self.context[-1])
-        row = np.clip(np.searchsorted(self.context, at, side="right") - 1, 0, len(self.context) - 2)
+            row = np.zeros(np.broadcast_shapes(np.shape(load), np.shape(context)), dtype=np.int64)
+            return Cell(row, row, column, right, np.zeros(row.shape))
+        at = np.minimum(np.maximum(context, self.context[0]), self.context[-1])
+        row = np.searchsorted(self.context[1:-1], at, side="right")
         down = (at - self.context[row]) / (self.context[row + 1] - self.context[row])
-        upper = table[row, column] * (1 - right) + table[row, column + 1] * right
-        lower = table[row + 1, column] * (1 - right) + table[row + 1, column + 1] * right
-        return np.asarray(upper * (1 - down) + lower * down)
+        return Cell(row, row + 1, column, right, np.asarray(down))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Places between the points of a table (context, load): rows above and below, column, and how far on to the next of each."""
+
+    row: npt.NDArray[np.int64]
+    next_row: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int64]
+    right: Floats
+    down: Floats
+
+
+def _bilinear(table: Floats, cell: Cell) -> Floats:
+    left, right = 1.0 - cell.right, cell.right
+    upper = table[cell.row, cell.column] * left + table[cell.row, cell.column + 1] * right
+    lower = table[cell.next_row, cell.column] * left + table[cell.next_row, cell.column + 1] * right
+    return np.asarray(upper * (1.0 - cell.down) + lower * cell.down)
 
 
 @dataclass(frozen=True, slots=True)

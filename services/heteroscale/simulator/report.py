@@ -38,6 +38,13 @@ class Minute:
     tokens: float = 0.0
     in_tbt: float = 0.0
 
+    def add(self, requests: float, in_ttft: float, tokens: float, in_tbt: float) -> None:
+        """Count some more."""
+        self.requests += requests
+        self.in_ttft += in_ttft
+        self.tokens += tokens
+        self.in_tbt += in_tbt
+
 
 @dataclass(frozen=True, slots=True)
 class Last:
@@ -91,6 +98,7 @@ class Tally:
     last: dict[str, Last] = field(default_factory=dict)
     work: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     held: dict[str, Held] = field(default_factory=dict)
+    holding: set[str] = field(default_factory=set)
     decisions: int = 0
     decided_ms: int = -1
     lone_decisions: int = 0
@@ -135,12 +143,11 @@ class Tally:
             return
         in_ttft = served.requests * self._share("ttft", latency.ttft)
         in_tbt = served.output * self._share("tbt", latency.tbt)
-        for index in np.flatnonzero(counted).tolist():
-            minute = self.minutes[(int(ends[index]) - 1) // MINUTE_MS]
-            minute.requests += float(served.requests[index])
-            minute.in_ttft += float(in_ttft[index])
-            minute.tokens += float(served.output[index])
-            minute.in_tbt += float(in_tbt[index])
+        rows = np.stack([served.requests, in_ttft, served.output, in_tbt])[:, counted]
+        minutes = (ends[counted] - 1) // MINUTE_MS
+        firsts = np.flatnonzero(np.diff(minutes, prepend=-1))
+        for number, sums in zip(minutes[firsts].tolist(), np.add.reduceat(rows, firsts, axis=1).T.tolist(), strict=True):
+            self.minutes[number].add(*sums)
         for part in strength.parts:
             peak = self.yardstick.get((part.role, part.gpu_type))
             whole = strength.prefill if part.kind is Kind.PREFILL else strength.decode
@@ -158,10 +165,7 @@ class Tally:
 
     def _difference(self, sample: InstanceSample, before: Last, now: Last) -> None:
         minute = self.minutes[(sample.at_ms - 1) // MINUTE_MS]
-        minute.requests += now.ttft[0] - before.ttft[0]
-        minute.in_ttft += now.ttft[1] - before.ttft[1]
-        minute.tokens += now.tbt[0] - before.tbt[0]
-        minute.in_tbt += now.tbt[1] - before.tbt[1]
+        minute.add(now.ttft[0] - before.ttft[0], now.ttft[1] - before.ttft[1], now.tbt[0] - before.tbt[0], now.tbt[1] - before.tbt[1])
         peak = self.yardstick.get((sample.role, sample.gpu_type or ""))
         if peak:
             self.work[sample.role] += (now.work_tokens - before.work_tokens) / peak
@@ -186,18 +190,15 @@ class Tally:
         if placement.dry_run or placement.seq is None or (placement.gen, placement.seq) <= self.newest:
             return
         self.newest = (placement.gen, placement.seq)
-        listed = {
-            instance.id: Held(instance.role, sum(instance.nodes.values()), placement.at_ms)
-            for group in placement.groups
-            for instance in group.instances
-            if instance.state is not InstanceState.FAILED
-        }
+        failed = InstanceState.FAILED
+        listed = {instance.id: instance for group in placement.groups for instance in group.instances if instance.state is not failed}
         self._groups(placement)
-        for name, held in self.held.items():
-            if name not in listed and held.until_ms is None:
-                held.until_ms = placement.at_ms
-        for name, held in listed.items():
-            self.held.setdefault(name, held)
+        for name in self.holding - listed.keys():
+            self.held[name].until_ms = placement.at_ms
+        for name in listed.keys() - self.held.keys():
+            instance = listed[name]
+            self.held[name] = Held(instance.role, sum(instance.nodes.values()), placement.at_ms)
+        self.holding = {name for name in listed if self.held[name].until_ms is None}
         self._shortfall(placement)
 
     def _groups(self, placement: Placement) -> None:

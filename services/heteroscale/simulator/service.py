@@ -51,9 +51,18 @@ class ServiceModel:
     locality: float = 1.0
     context: float = 1.0
     prompt: float = 1.0
+    changes: int = 0
+    stale: bool = True
 
     def refresh(self) -> None:
-        """Engines came, went or changed state."""
+        """Engines came, went or changed state. Pools take it over when they are needed next."""
+        self.changes += 1
+        self.stale = True
+
+    def _take_over(self) -> None:
+        if not self.stale:
+            return
+        self.stale = False
         for role in sorted({*self.spec.roles, *(engine.role for engine in self.engines.values())}):
             if role not in self.pools:
                 self.pools[role] = Pool(role, edges_of(self.spec, kind_of(role, self.spec)))
@@ -65,6 +74,7 @@ class ServiceModel:
 
     def step(self, index: int, step_s: float) -> None:
         """Serve one step of the load."""
+        self._take_over()
         offered = self.load[index].copy()
         self.ledger.offered += float(offered[REQUESTS])
         offered[PROMPT] = max(0.0, offered[PROMPT] - offered[CACHED])
@@ -99,11 +109,15 @@ class ServiceModel:
         busy = float(through[MISSED]) / (rate * step_s) if rate > 0 else 0.0
         held = (before + float(self.prefill_queue[MISSED])) / 2 / rate if rate > 0 else 0.0
         service = float(curve.seconds(self.prompt)) * servers * float(curve.rate(self.prompt)) / rate if rate > 0 else 0.0
+        waiting = engines.queueing(busy, servers, service, self.prompt_cv)
+        there = float(self.prefill_queue[REQUESTS]) + float(waiting.requests(float(through[REQUESTS]) / step_s))
         for pool in pools:
-            self._count_prefill(pool, through, busy, rate)
-        return through, _PrefillWait(busy, servers, service, held)
+            self._count_prefill(pool, through, (busy, rate, there))
+        return through, _PrefillWait(waiting, service, held)
 
-    def _count_prefill(self, pool: Pool, through: Floats, busy: float, rate: float) -> None:
+    def _count_prefill(self, pool: Pool, through: Floats, now: tuple[float, float, float]) -> None:
+        """`now` is the busy share, tokens/s, and requests that wait: the backlog, and those between a step's arrivals."""
+        busy, rate, there = now
         share = np.where(pool.active, pool.capacity, 0.0) / rate if rate > 0 else np.zeros(len(pool.engines))
         pool.prompt += share * (through[MISSED] + through[CACHED])
         pool.cached += share * through[CACHED]
@@ -112,7 +126,7 @@ class ServiceModel:
         number = np.array([engine.gpus for engine in pool.engines]) / self.curves.prefill.engine_gpus
         pool.gauges = {
             "running": level * number,
-            "waiting": share * self.prefill_queue[REQUESTS],
+            "waiting": share * there,
             "kv_usage": level * 0.5,
             "gpu_util": level,
             "sm_active": level * 0.9,
@@ -169,7 +183,7 @@ class ServiceModel:
         profile = self.curves.profile
         handed = float(engines.hand_over_s(self.prompt, profile.kv_bytes_per_token, profile.link_bytes_per_s, self.locality))
         fixed = wait.held_s + handed + decode_wait_s
-        waiting = engines.queueing(wait.busy, wait.servers, wait.service_s, self.prompt_cv)
+        waiting = wait.waiting
         service = wait.service_s * engines.prompt_spread(self.prompt_cv)
         mean = fixed + float(waiting.probability * waiting.mean_s) + wait.service_s
         for pool in self._of_kind(Kind.PREFILL):
@@ -179,6 +193,7 @@ class ServiceModel:
 
     def samples(self, at_ms: int) -> list[InstanceSample]:
         """All engines' samples, by role and name."""
+        self._take_over()
         found: list[InstanceSample] = []
         for role, pool in sorted(self.pools.items()):
             kind = kind_of(role, self.spec)
@@ -188,8 +203,7 @@ class ServiceModel:
 
 @dataclass(frozen=True, slots=True)
 class _PrefillWait:
-    busy: float
-    servers: float
+    waiting: engines.Waiting
     service_s: float
     held_s: float
 
@@ -219,6 +233,4 @@ def slo_s(spec: ServiceSpec, latency: str) -> float | None:
 
 def model_of(spec: ServiceSpec, curves: Curves, traffic: Traffic, step_s: float, seed: int) -> ServiceModel:
     """A service at rest, with its load drawn."""
-    model = ServiceModel(spec=spec, curves=curves, load=traffic.steps(step_s, seed), prompt_cv=traffic.prompt_cv)
-    model.refresh()
-    return model
+    return ServiceModel(spec=spec, curves=curves, load=traffic.steps(step_s, seed), prompt_cv=traffic.prompt_cv)
