@@ -24,6 +24,7 @@ from heteroscale.servers.process import ProcessId
 
 ROOT: Final = Path(__file__).parents[2]
 ADMIN: Final = "admin-of-this-test"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
 READY_LIMIT_S: Final = 60.0
 _ETCD_ADDRESSES: Final = (
     "--listen-client-urls {client} --advertise-client-urls {client} "
@@ -37,7 +38,7 @@ _API_FLAGS: Final = (
     "--disable-admission-plugins=ServiceAccount"
 )
 _CONTROLLER_FLAGS: Final = (
-    "--kubeconfig={folder}/kubeconfig --controllers=deployment-controller,replicaset-controller --leader-elect=false --secure-port=0"
+    "--kubeconfig={folder}/kubeconfig --controllers=deployment-controller,replicaset-controller,endpointslice-controller"
 )
 _PATHS: Final = {
     "Namespace": "/api/v1/namespaces",
@@ -48,6 +49,7 @@ _PATHS: Final = {
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "Deployment": "/apis/apps/v1/namespaces/{ns}/deployments",
+    "Service": "/api/v1/namespaces/{ns}/services",
     "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{ns}/horizontalpodautoscalers",
 }
 
@@ -88,21 +90,25 @@ class KubeServers:
         self._run("etcd", "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync", *_ETCD_ADDRESSES.format(client=etcd, peer=peers).split())
         self._run("kube-apiserver", *_API_FLAGS.format(etcd=etcd, port=self._port, folder=folder).split())
         self._until_ready()
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
-            "users": [{"name": "u", "user": {"token": ADMIN}}],
-        }
-        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+        self.kubeconfig(folder / "kubeconfig", ADMIN)
         self._run("kube-controller-manager", *_CONTROLLER_FLAGS.format(folder=folder).split())
 
     @property
     def url(self) -> str:
         """Of the API server."""
         return f"https://127.0.0.1:{self._port}"
+
+    def kubeconfig(self, path: Path, token: str) -> None:
+        """A file for clients with somebody's token."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+        }
+        path.write_text(yaml.safe_dump(config))
 
     def client(self, token: str) -> AsyncClient:
         """A client with somebody's token."""
@@ -136,9 +142,8 @@ class KubeServers:
                     taken.add(node)
                     binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
                     self.call("POST", f"{path}/binding", binding, fine=(404, 409))
-            elif not any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or []):
-                status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
-                self.call("PATCH", f"{path}/status", status, fine=(404,))
+            elif status := _kubelet_status(pod):
+                self.call("PATCH", f"{path}/status", {"status": status}, fine=(404,), kind=STRATEGIC)
 
     def _fitting(self, selector: dict[str, str], taken: Container[str]) -> str | None:
         for node in self.call("GET", "/api/v1/nodes")["items"]:
@@ -148,9 +153,10 @@ class KubeServers:
                 return name
         return None
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None, *, fine: tuple[int, ...] = ()) -> dict[str, Any]:
+    def call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, fine: tuple[int, ...] = (), kind: str = "application/json"
+    ) -> dict[str, Any]:
         """One request as the administrator."""
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": kind}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)  # noqa: S310 - our own server
@@ -184,6 +190,19 @@ class KubeServers:
                 time.sleep(0.2)
             else:
                 return
+
+
+def _kubelet_status(pod: dict[str, Any]) -> dict[str, Any]:
+    """What a kubelet says of a pod whose containers are up: it is ready when its readiness gates are."""
+    said = {one["type"]: one["status"] for one in pod["status"].get("conditions") or []}
+    gates = [one["conditionType"] for one in pod["spec"].get("readinessGates") or []]
+    ready = "True" if all(said.get(gate) == "True" for gate in gates) else "False"
+    wanted = {"ContainersReady": "True", "Ready": ready}
+    if all(said.get(kind) == status for kind, status in wanted.items()):
+        return {}
+    address = "10.1.0." + str(int(hashlib.sha256(pod["metadata"]["name"].encode()).hexdigest(), 16) % 250 + 1)
+    conditions = [{"type": kind, "status": status} for kind, status in wanted.items()]
+    return {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": conditions}
 
 
 @functools.cache

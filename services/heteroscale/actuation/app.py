@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol, TypeVar, assert_never
 
-from heteroscale.actuation.desks import Desks
+from heteroscale.actuation.desks import Bell, Desks
 from heteroscale.actuation.dry_run import DryRunActuator
 from heteroscale.actuation.file import FileActuator
-from heteroscale.actuation.registrar import FileRegistrar, Registrar
+from heteroscale.actuation.registrar import FileRegistrar, HttpRegistrar, Registrar
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings, Follow
+from heteroscale.actuation.signed_http import Endpoint
 from heteroscale.actuation.subscriber import (
     Acknowledger,
     Assignment,
@@ -20,7 +21,7 @@ from heteroscale.actuation.subscriber import (
     PlacementSubscriber,
     Subscriber,
 )
-from heteroscale.actuation.webhook import Endpoint, WebhookActuator
+from heteroscale.actuation.webhook import WebhookActuator
 from heteroscale.bus.dead_letters import limits_of
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Rejected
@@ -55,8 +56,9 @@ async def serve(context: Context, settings: ActuatorSettings) -> None:
         limits=limits_of(context.bus),
     )
     acknowledge = Acknowledger(context.log, context.prefix, interest.actuator, context.metrics)
+    bell = Bell()
     registrar = _registrar(settings)
-    actuator = _actuator(context, settings, acknowledge)
+    actuator = _actuator(context, settings, acknowledge, bell)
 
     async def place(assignment: Assignment[Placement]) -> float | None:
         if registrar is not None:  # routes first: nothing may be sent to what is about to end
@@ -70,17 +72,22 @@ async def serve(context: Context, settings: ActuatorSettings) -> None:
     try:
         if settings.actuator_follow is Follow.COMMANDS:
             commands = CommandSubscriber(context.log, context.prefix, interest, stop=context.stop, registry=context.metrics)
-            await _follow(context, commands, scale)
+            await _follow(context, commands, scale, bell)
         else:
             placements = PlacementSubscriber(context.log, context.prefix, interest, stop=context.stop, registry=context.metrics)
-            await _follow(context, placements, place)
+            await _follow(context, placements, place, bell)
     finally:
         await actuator.close()
+        if registrar is not None:
+            await registrar.close()
 
 
-async def _follow(context: Context, subscriber: Subscriber[V], work: Callable[[Assignment[V]], Awaitable[float | None]]) -> None:
+async def _follow(
+    context: Context, subscriber: Subscriber[V], work: Callable[[Assignment[V]], Awaitable[float | None]], bell: Bell
+) -> None:
     """Lay each assignment on its desk until `stop`; a desk that breaks ends the service."""
     desks = Desks(work, context.metrics)
+    bell.heard_by(desks.nudge)
 
     async def feed() -> None:
         async for assignment in subscriber:
@@ -100,12 +107,19 @@ async def _follow(context: Context, subscriber: Subscriber[V], work: Callable[[A
 
 
 def _registrar(settings: ActuatorSettings) -> Registrar | None:
-    if settings.actuator_registrar is None:
+    where = settings.actuator_registrar
+    if where is None:
         return None
-    return FileRegistrar(Path(settings.actuator_registrar), settings.actuator_address)
+    if where.startswith(("http://", "https://")):
+        return HttpRegistrar(_endpoint(settings, where), settings.actuator_address)
+    return FileRegistrar(Path(where), settings.actuator_address)
 
 
-def _actuator(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger) -> Actuator:
+def _endpoint(settings: ActuatorSettings, url: str) -> Endpoint:
+    return Endpoint(url=url, secret=settings.actuator_secret, timeout_ms=settings.actuator_timeout_ms)
+
+
+def _actuator(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger, bell: Bell) -> Actuator:
     """The one that the settings name. Raises Rejected (`settings`) for what it lacks."""
     match settings.actuator_kind:
         case ActuatorKind.DRY_RUN:
@@ -115,21 +129,20 @@ def _actuator(context: Context, settings: ActuatorSettings, acknowledge: Acknowl
             return FileActuator(acknowledge, Path(directory))
         case ActuatorKind.WEBHOOK:
             url = _needed(settings.actuator_url, "HETEROSCALE_ACTUATOR_URL=https://host/path", "webhook")
-            endpoint = Endpoint(url=url, secret=settings.actuator_secret, timeout_ms=settings.actuator_timeout_ms)
-            return WebhookActuator(acknowledge, endpoint)
+            return WebhookActuator(acknowledge, _endpoint(settings, url))
         case ActuatorKind.KUBERNETES:
-            return _kubernetes(context, settings, acknowledge)
+            return _kubernetes(context, settings, acknowledge, bell)
         case _:
             assert_never(settings.actuator_kind)
 
 
-def _kubernetes(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger) -> Actuator:
+def _kubernetes(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger, bell: Bell) -> Actuator:
     """Imported only where it is used. Raises Rejected (`settings`) that names the extra to install."""
     try:
         from heteroscale.actuation.kubernetes import build  # noqa: PLC0415 (the extra `kubernetes` may not be installed)
     except ModuleNotFoundError as error:
         raise Rejected("settings", f"{error}; install it: pip install 'heteroscale[kubernetes]'", "kubernetes") from error
-    return build(context, settings, acknowledge)
+    return build(context, settings, acknowledge, bell)
 
 
 def _needed(value: str | None, cure: str, kind: str) -> str:

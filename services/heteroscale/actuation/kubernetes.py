@@ -1,7 +1,8 @@
 """The Kubernetes actuator: scale targets follow an assignment, pods carry instance ids, what became of them is reported.
 
-One actuator a cluster. It looks, plans (kubernetes_plan), changes what differs, and looks again: soon while something is under way, now and
-then otherwise. It never fights: a target that another autoscaler scales is left alone, and that is said.
+One actuator a cluster. It looks, plans (kubernetes_plan), changes what differs, and looks again: when a watched pod changes, each second
+while something is under way, and now and then otherwise, for what is not watched. It never fights: a target that another autoscaler
+scales is left alone, and that is said.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from heteroscale.actuation import kubernetes_api, kubernetes_plan, kubernetes_targets, orders
+from heteroscale.actuation.desks import Bell
 from heteroscale.actuation.drains import Drains
 from heteroscale.actuation.kubernetes_api import ClusterApi
 from heteroscale.actuation.kubernetes_plan import Observed, Said, Steps
@@ -26,7 +28,7 @@ from heteroscale.runtime.context import Context
 from heteroscale.runtime.metrics import Metrics
 
 BUSY_S: Final = 1.0
-SETTLED_S: Final = 5.0
+SETTLED_S: Final = 15.0  # pods are watched; this is for scales and node labels that somebody else changed
 RIVALS_S: Final = 30.0
 LOST_AFTER_S: Final = 10.0  # an instance without a pod: longer than a controller needs to show one
 SAY_AGAIN_S: Final = 15.0  # until placement has folded an acknowledgement
@@ -119,18 +121,18 @@ class KubernetesActuator:
             self._tell(target, "would_change", replicas=steps.replicas, patches=len(steps.patches), delete=steps.delete)
             return
         for patch in steps.patches:
-            await self._api.patch_pod(target, patch)
+            await self._api.patch_pod(target, patch, self.clock.now_ms())
         if target.pin:
             labelled = await self._api.labelled_nodes(target.node_label)
             for node in sorted(steps.nodes - labelled):
                 await self._api.label_node(node, target.node_label, NODE_VALUE)
             for node in sorted(labelled - steps.nodes):
                 await self._api.label_node(node, target.node_label, None)
-        if steps.replicas != replicas:
-            await self._set_scale(target, replicas, steps.replicas, version)
         for pod in steps.delete:
             self._logger.info("pod_deleted", target=str(target), pod=pod)
             await self._api.delete_pod(target, pod)
+        if steps.replicas != replicas:
+            await self._set_scale(target, replicas, steps.replicas, version)
 
     async def _set_scale(self, target: ScaleTarget, before: int, replicas: int, version: str) -> None:
         if not self._settings.actuator_apply:
@@ -202,12 +204,12 @@ class KubernetesActuator:
         self._told[placement.service] = left
 
 
-def build(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger) -> KubernetesActuator:
+def build(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger, bell: Bell) -> KubernetesActuator:
     """From settings. Raises Rejected for a targets file or a cluster configuration that cannot be used."""
     if settings.actuator_targets is None:
         raise Rejected("settings", "the kubernetes actuator needs HETEROSCALE_ACTUATOR_TARGETS=/path/to/targets.yaml", "actuator")
     targets = kubernetes_targets.load(settings.actuator_targets)
-    api = ClusterApi(kubernetes_api.client())
+    api = ClusterApi(kubernetes_api.client(), bell.ring)
     actuator = KubernetesActuator(api, targets, settings, acknowledge, Drains(context.log, context.prefix))
     actuator.registry = context.metrics
     return actuator

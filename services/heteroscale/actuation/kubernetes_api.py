@@ -1,4 +1,4 @@
-"""The API server, as far as the actuator needs it: scales, pods, node labels, rivals. lightkube's errors become ours here.
+"""The API server, as far as the actuator needs it: scales, watched pods, node labels, rivals. lightkube's errors become ours here.
 
 409 a write came between: look again at once       403, 401 a right is missing: said, and tried again each half minute
 429 and Retry-After: when it says                  404 of a target: it has vanished, and with it its pods
@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import httpx2
@@ -25,6 +27,8 @@ from heteroscale.actuation.desks import Delayed
 from heteroscale.actuation.kubernetes_plan import PodPatch, PodView
 from heteroscale.actuation.kubernetes_targets import ScaleTarget
 from heteroscale.contracts.errors import Rejected, Retryable
+from heteroscale.contracts.names import ServiceName
+from heteroscale.runtime.pod_watch import PodWatch
 
 CALL_LIMIT_S: Final = 15.0
 CONFLICT_PAUSE_S: Final = 0.1
@@ -48,8 +52,11 @@ class ScaleView(NamedTuple):
 class ClusterApi:
     """Calls with a limit each. Raises Retryable (Delayed where the wait is known)."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, changed: Callable[[ServiceName], None] = lambda _service: None) -> None:
+        """`changed` is told the service of a target of which a pod changed."""
         self._client = client
+        self._changed = changed
+        self._watches: dict[tuple[str, str], PodWatch] = {}
 
     async def scale(self, target: ScaleTarget) -> ScaleView | None:
         """How far the target is scaled; null if there is no such object."""
@@ -71,17 +78,34 @@ class ClusterApi:
             await self._client.patch(scale, target.name, body, namespace=target.namespace, patch_type=PatchType.MERGE)
 
     async def pods(self, target: ScaleTarget, selector: Mapping[str, str]) -> list[PodView]:
-        """The pods of a target, one an instance."""
-        async with _translated(f"listing the pods of {target}", "list pods"):
-            labels: dict[str, Any] = dict(selector)
-            found = [pod async for pod in self._client.list(Pod, namespace=target.namespace, labels=labels)]
+        """The pods of a target, one an instance, as they are watched."""
+        async with _translated(f"watching the pods of {target}", "list and watch pods"):
+            found = await self._watch(target, selector).pods()
         return [view for pod in found if (view := pod_view(pod)) is not None]
 
-    async def patch_pod(self, target: ScaleTarget, patch: PodPatch) -> None:
-        """Label and annotate. A pod that has gone meanwhile is no error."""
-        body = {"metadata": {"labels": patch.labels, "annotations": patch.annotations}}
-        async with _translated(f"labelling pod {patch.pod}", "patch pods", gone_is_fine=True):
-            await self._client.patch(Pod, patch.pod, body, namespace=target.namespace, patch_type=PatchType.MERGE)
+    def _watch(self, target: ScaleTarget, selector: Mapping[str, str]) -> PodWatch:
+        key = (str(target), ",".join(f"{name}={value}" for name, value in sorted(selector.items())))
+        if key not in self._watches:
+            changed = functools.partial(self._changed, target.service)
+            self._watches[key] = PodWatch(self._client, target.namespace, selector, changed)
+        return self._watches[key]
+
+    async def patch_pod(self, target: ScaleTarget, patch: PodPatch, now_ms: int) -> None:
+        """Label, annotate, and turn the readiness gate. A pod that has gone meanwhile is no error."""
+        if patch.labels or patch.annotations:
+            body = {"metadata": {"labels": patch.labels, "annotations": patch.annotations}}
+            async with _translated(f"labelling pod {patch.pod}", "patch pods", gone_is_fine=True):
+                self._note(target, await self._client.patch(Pod, patch.pod, body, namespace=target.namespace, patch_type=PatchType.MERGE))
+        if patch.gate is not None:
+            status = {"status": {"conditions": [_gate(patch.gate, now_ms)]}}  # merged by type, so that no other condition is touched
+            async with _translated(f"turning the readiness gate of pod {patch.pod}", "patch pods/status", gone_is_fine=True):
+                turned = await self._client.patch(Pod.Status, patch.pod, status, namespace=target.namespace, patch_type=PatchType.STRATEGIC)
+                self._note(target, Pod(metadata=turned.metadata, spec=turned.spec, status=turned.status))
+
+    def _note(self, target: ScaleTarget, pod: Pod) -> None:
+        for (name, _), watch in self._watches.items():
+            if name == str(target):
+                watch.note(pod)
 
     async def delete_pod(self, target: ScaleTarget, pod: str) -> None:
         """Its controller starts another if it is to have as many."""
@@ -118,7 +142,9 @@ class ClusterApi:
             await self._client.patch(Node, node, {"metadata": {"labels": {label: value}}}, patch_type=PatchType.MERGE)
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Let go of watches and connections."""
+        for watch in self._watches.values():
+            await watch.close()
         await self._client.close()
 
 
@@ -137,7 +163,11 @@ def pod_view(pod: Pod) -> PodView | None:
     labels, annotations = pod.metadata.labels or {}, pod.metadata.annotations or {}
     if labels.get(_WORKER_INDEX, "0") != "0":
         return None
-    conditions = (pod.status.conditions if pod.status is not None else None) or []
+    listed = (pod.status.conditions if pod.status is not None else None) or []
+    conditions = {one.type: one.status == "True" for one in listed}
+    gates = [one.conditionType for one in (pod.spec.readinessGates if pod.spec is not None else None) or []]
+    ours = kubernetes_plan.ROUTABLE in gates
+    others = [gate for gate in gates if gate != kubernetes_plan.ROUTABLE]
     since = annotations.get(kubernetes_plan.STOPPING_SINCE, "")
     return PodView(
         name=pod.metadata.name,
@@ -146,11 +176,23 @@ def pod_view(pod: Pod) -> PodView | None:
         labels=labels,
         cost=annotations.get(kubernetes_plan.COST),
         stopping_since_ms=int(since) if since.isdecimal() else None,
-        ready=any(condition.type == "Ready" and condition.status == "True" for condition in conditions),
+        ready=all(conditions.get(one, False) for one in (["ContainersReady", *others] if ours else ["Ready"])),
+        gated=ours,
+        gate=conditions.get(kubernetes_plan.ROUTABLE, False),
         failed=pod.status is not None and pod.status.phase in {"Failed", "Succeeded"},
         deleting=pod.metadata.deletionTimestamp is not None,
         ordinal=_ordinal(pod.metadata.name, labels),
     )
+
+
+def _gate(routable: bool, now_ms: int) -> dict[str, str]:  # noqa: FBT001 (a condition's status)
+    """The pod condition that our readiness gate names."""
+    return {
+        "type": kubernetes_plan.ROUTABLE,
+        "status": str(routable),
+        "reason": "Routable" if routable else "NotRoutable",
+        "lastTransitionTime": datetime.fromtimestamp(now_ms // 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def _ordinal(name: str, labels: Mapping[str, str]) -> int | None:

@@ -37,18 +37,21 @@ class PodView(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     cost: str | None = None
     stopping_since_ms: int | None = None
-    ready: bool = False
+    ready: bool = False  # apart from our own gate, which is about routing
+    gated: bool = False  # it names our readiness gate
+    gate: bool = False  # what that gate says now
     failed: bool = False  # its containers have ended and will not start again
     deleting: bool = False
     ordinal: int | None = None
 
 
 class PodPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Labels and annotations that a pod is to have."""
+    """Labels and annotations that a pod is to have, and what its readiness gate is to say (null: leave it)."""
 
     pod: str
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    gate: bool | None = None
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
-    """In this order: patches, then nodes, then the scale, then deletions; acknowledgements tell what is."""
+    """In this order: patches, then nodes, then deletions, then the scale; acknowledgements tell what is."""
 
     patches: list[PodPatch]
     nodes: frozenset[str]
@@ -70,11 +73,12 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     missing: frozenset[str]  # instances that ought to have a pod and have none
     foreign: list[str]  # ready pods that belong to no instance
     held_back: int  # replicas that stay because the controller would end others first
+    draining: bool  # whether somebody's work is waited for, which no pod will tell
 
     @property
     def settled(self) -> bool:
         """Whether nothing is under way."""
-        return not (self.patches or self.delete or self.missing or self.held_back or self.said)
+        return not (self.patches or self.delete or self.missing or self.held_back or self.said or self.draining)
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,11 +122,12 @@ def plan(tasks: Sequence[Task], seen: Observed) -> Steps:
         patches=_patches(tasks, holders, going, seen),
         nodes=frozenset(node for task in kept for node in task.instance.nodes),
         replicas=replicas,
-        delete=[] if seen.ordered else _left_behind(going, live, replicas, seen.replicas),
+        delete=[] if seen.ordered else _deletions(going, live, replicas, seen.replicas),
         said=_said(tasks, holders, seen),
         missing=frozenset(task.instance.id for task in kept if task.instance.id not in holders),
         foreign=sorted(pod.name for pod in foreign),
         held_back=replicas - wanted,
+        draining=any(task.order is Order.STOP for task in kept),
     )
 
 
@@ -171,7 +176,7 @@ def _patches(tasks: Sequence[Task], holders: Mapping[str, PodView], going: Seque
         patches.append(_patch(pod, labels, GOING_COST if pod.name in leaving else _COSTS.get(task.order, USUAL_COST), since_ms))
     listed = {task.instance.id for task in tasks}
     patches += [_patch(pod, {ROUTABLE: "false"}, GOING_COST, None) for pod in going if pod.instance not in listed]
-    return [patch for patch in patches if patch.labels or patch.annotations]
+    return [patch for patch in patches if patch.labels or patch.annotations or patch.gate is not None]
 
 
 _COSTS: Final[Mapping[Order, str]] = {Order.STOP: STOPPING_COST, Order.DRAIN: DRAINING_COST}
@@ -182,14 +187,21 @@ def _patch(pod: PodView, labels: Mapping[str, str], cost: str, since_ms: int | N
     annotations = {COST: cost} if (pod.cost or USUAL_COST) != cost else {}
     if since_ms is not None:
         annotations[STOPPING_SINCE] = str(since_ms)
-    return PodPatch(pod=pod.name, labels=lacking, annotations=annotations)
+    routable = labels[ROUTABLE] == "true"
+    return PodPatch(pod=pod.name, labels=lacking, annotations=annotations, gate=routable if pod.gated and pod.gate != routable else None)
 
 
-def _left_behind(going: Sequence[PodView], live: Sequence[PodView], wanted: int, replicas: int) -> list[str]:
-    """Pods that are to go and that the controller has no reason to remove: it has as many as it was told to have."""
-    if not going or replicas != wanted or len(live) > wanted:
-        return []
-    return sorted(pod.name for pod in going)
+def _deletions(going: Sequence[PodView], live: Sequence[PodView], wanted: int, replicas: int) -> list[str]:
+    """Pods to delete by name, because their controller would not end them by itself, or would end another one in their place.
+
+    It has no reason to end any while it has as many as it was told to have; and when it ends some, those not ready go first, whatever
+    they cost: an instance that is starting would go in place of one that has served. Deleted pods no longer count when it looks.
+    """
+    gone = {pod.name for pod in going}
+    if replicas == wanted:
+        return sorted(gone) if len(live) <= wanted else []
+    starting = any(not pod.ready for pod in live if pod.name not in gone)
+    return sorted(pod.name for pod in going if pod.ready) if replicas > wanted and starting else []
 
 
 def _said(tasks: Sequence[Task], holders: Mapping[str, PodView], seen: Observed) -> list[Said]:

@@ -1,7 +1,8 @@
-"""Service discovery, driven by `routable`: who may be sent requests. An interface, and one that writes files.
+"""Service discovery, driven by `routable`: who may be sent requests. An interface, one that writes files and one that puts them.
 
-A router reads DIRECTORY/SERVICE.json and follows its changes; it is replaced in one step and is never shorter than the truth by accident: a
-registrar that cannot write keeps the file that stands, so traffic goes on as it went (FAIL-STATIC).
+A router reads DIRECTORY/SERVICE.json and follows its changes, or is given the same document by PUT URL/SERVICE. It is replaced in one step
+and is never shorter than the truth by accident: while a registrar cannot write, what stands stays, so traffic goes on as it went
+(FAIL-STATIC).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import asyncio
 import string
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import quote
 
 import msgspec
 
-from heteroscale.actuation import files
+from heteroscale.actuation import files, signed_http
+from heteroscale.actuation.signed_http import SignedClient
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance, Placement
@@ -48,6 +51,10 @@ class Registrar(Protocol):
         """Publish the verdict; again is harmless. Raises Retryable."""
         ...
 
+    async def close(self) -> None:
+        """Let go of what is held; what was published stays."""
+        ...
+
 
 class FileRegistrar:
     """A JSON file a service. `address` is a template such as `http://{node}:8000`."""
@@ -62,6 +69,31 @@ class FileRegistrar:
         path = files.path_of(self._directory, placement.service)
         if await asyncio.to_thread(_roles, path) != found.roles:
             await asyncio.to_thread(files.replace, path, codec.encode(found) + b"\n")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class HttpRegistrar:
+    """PUT URL/SERVICE, signed like a webhook: for a gateway, a router or a registry with such an API."""
+
+    def __init__(self, endpoint: signed_http.Endpoint, address: str) -> None:
+        self._client = SignedClient(endpoint)
+        self._address = checked(address)
+        self._known: dict[str, dict[str, list[Endpoint]]] = {}
+
+    async def register(self, placement: Placement) -> None:
+        """Put the verdict if it changed, and once after a start. Raises Retryable."""
+        found = endpoints(placement, self._address)
+        if self._known.get(placement.service) == found.roles:
+            return
+        url = f"{self._client.endpoint.url.rstrip('/')}/{quote(placement.service, safe='')}"
+        await self._client.send("PUT", url, codec.encode(found), {})
+        self._known[placement.service] = found.roles
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
 
 
 def checked(template: str) -> str:

@@ -55,13 +55,13 @@ class ActuatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     actuator_url: Annotated[
         Annotated[str, Meta(pattern=r"^https?://\S+$")] | None, Meta(description="of webhook: where to post", examples=["https://h/scale"])
     ] = None
-    actuator_secret: Annotated[str | None, Meta(description="of webhook: signs each request; never printed", examples=["…"])] = None
+    actuator_secret: Annotated[str | None, Meta(description="signs what is posted or put; never printed", examples=["…"])] = None
     actuator_timeout_ms: Annotated[  # the other side need only take note, not be done
         int, Meta(ge=100, le=120_000, description="limit of one request, ms", examples=["5000"])
     ] = 5_000
     actuator_registrar: Annotated[
         str | None,
-        Meta(description="directory of the files that say who takes requests; none = no files", examples=["/run/routes"]),
+        Meta(description="directory, or URL to PUT to, of who takes requests; none = nowhere", examples=["/run/routes"]),
     ] = None
     actuator_address: Annotated[
         str, Meta(description="address of an instance: {node}, {instance}, {role}, {service}, {group}", examples=["http://{node}:8000"])

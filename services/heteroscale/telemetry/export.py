@@ -99,6 +99,8 @@ class Exporter:
                     await stopped_within(stop, LOOK_AGAIN_S)
             finally:
                 self._follow(client, [])
+                for source in self._sources:
+                    await source.close()
                 self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _look(self) -> list[Target]:
@@ -163,7 +165,11 @@ class Exporter:
             await self._due(url)
             fetched = await self._fetch(client, url)
             if fetched.outcome is Outcome.OK:
-                parsed = await asyncio.get_running_loop().run_in_executor(self._thread, page.parse, fetched.body, memo)
+                try:
+                    parsed = await asyncio.get_running_loop().run_in_executor(self._thread, page.parse, fetched.body, memo)
+                except Exception:  # a page that breaks the reader must not end the watch over this node
+                    logger.exception("page_broke_the_reader")
+                    continue
                 self._gpu_pages[url] = (parsed, SYSTEM.now_ms())
             last = _told(logger, last, Scraped(fetched.outcome, fetched.why))
 
@@ -202,7 +208,12 @@ async def serve(context: Context, settings: ExportSettings) -> None:
 
 async def once(settings: ExportSettings) -> list[tuple[Target, Scraped, Samples | None]]:
     """Each target's page, fetched now, and the record it makes. Raises Rejected, Retryable."""
-    targets = [target for source in export_targets.sources(settings) for target in await source.targets()]
+    targets: list[Target] = []
+    for source in export_targets.sources(settings):
+        try:
+            targets += await source.targets()
+        finally:
+            await source.close()
     limit_s, bytes_max = settings.export_timeout_ms / 1_000, settings.export_page_bytes_max
 
     async def one(client: aiohttp.ClientSession, target: Target) -> tuple[Target, Scraped, Samples | None]:

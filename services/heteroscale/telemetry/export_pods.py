@@ -1,33 +1,33 @@
-"""Kubernetes pods by label as targets: service, role and instance are taken from the labels that the actuator writes."""
+"""Kubernetes pods by label as targets, watched: service, role and instance are taken from the labels that the actuator writes."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import httpx2
 from lightkube import AsyncClient
-from lightkube.core.exceptions import ApiError, ConfigError
+from lightkube.core.exceptions import ConfigError
 from lightkube.models.core_v1 import PodStatus
 from lightkube.resources.core_v1 import Pod
 
 from heteroscale.contracts.errors import Rejected, Retryable
+from heteroscale.runtime.pod_watch import PodWatch
 from heteroscale.telemetry import export_targets
 from heteroscale.telemetry.export_settings import ExportSettings
 from heteroscale.telemetry.export_targets import Target
 
-LIST_LIMIT_S: Final = 10.0
-_FORM = re.compile(r"^(?P<namespace>[a-z0-9-]+)/(?P<selector>[^:]+):(?P<port>\d+)$")
+_FORM: Final = re.compile(r"^(?P<namespace>[a-z0-9-]+)/(?P<selector>[^:]+):(?P<port>\d+)$")
 
 
 class Pods:
     """Running pods of one namespace that carry some labels; pods that are being deleted are still engines."""
 
     def __init__(self, namespace: str, labels: Mapping[str, str], port: int, settings: ExportSettings) -> None:
-        self._namespace, self._labels, self._port = namespace, dict[str, Any](labels), port
+        self._namespace, self._labels, self._port = namespace, dict(labels), port
         self._settings = settings
+        self._watch: PodWatch | None = None
         self.client: AsyncClient | None = None
 
     @classmethod
@@ -42,14 +42,22 @@ class Pods:
     async def targets(self) -> list[Target]:
         """One a pod with an address, sorted by name. Raises Retryable when the API server does not answer or refuses."""
         try:
-            async with asyncio.timeout(LIST_LIMIT_S):
-                if self.client is None:
-                    self.client = AsyncClient()
-                pods = [pod async for pod in self.client.list(Pod, namespace=self._namespace, labels=self._labels)]
-        except (ApiError, ConfigError, httpx2.HTTPError, OSError, TimeoutError, ValueError) as error:
-            raise Retryable(f"pods of {self._namespace} cannot be listed: {error or type(error).__name__}") from error
+            if self.client is None:
+                self.client = AsyncClient()
+            if self._watch is None:
+                self._watch = PodWatch(self.client, self._namespace, self._labels, lambda: None)
+            pods = await self._watch.pods()
+        except (ConfigError, httpx2.HTTPError, OSError, TimeoutError, ValueError) as error:
+            raise Retryable(f"pods of {self._namespace} cannot be watched: {error or type(error).__name__}") from error
         targets = [self._target(pod) for pod in pods]
         return sorted((target for target in targets if target is not None), key=lambda target: target.instance)
+
+    async def close(self) -> None:
+        """Let go of the watch and its connections."""
+        if self._watch is not None:
+            await self._watch.close()
+        if self.client is not None:
+            await self.client.close()
 
     def _target(self, pod: Pod) -> Target | None:
         status = pod.status or PodStatus()

@@ -62,6 +62,15 @@ class Source(Protocol):
         """Those there are now. Raises Retryable when it cannot be asked now, Rejected when it can never be."""
         ...
 
+    async def close(self) -> None:
+        """Let go of what is held."""
+        ...
+
+
+class _HoldsNothing:
+    async def close(self) -> None:
+        """Nothing is held."""
+
 
 def target(settings: ExportSettings, url: str, **said: object) -> Target:
     """A target with what the settings say where nothing else does. Raises Rejected (`url`)."""
@@ -106,7 +115,7 @@ def sources(settings: ExportSettings) -> list[Source]:
     return found
 
 
-class Static:
+class Static(_HoldsNothing):
     """Targets given one by one."""
 
     def __init__(self, targets: list[Target]) -> None:
@@ -117,7 +126,7 @@ class Static:
         return self._targets
 
 
-class TargetsFile:
+class TargetsFile(_HoldsNothing):
     """A YAML file: `targets:` with a list of mappings whose keys are Target's; only `url` is required."""
 
     def __init__(self, path: Path, settings: ExportSettings) -> None:
@@ -140,7 +149,7 @@ class TargetsFile:
         ]
 
 
-class Addresses:
+class Addresses(_HoldsNothing):
     """Every address of a DNS name (a headless Service): instances are called by their address."""
 
     def __init__(self, name: str, settings: ExportSettings) -> None:

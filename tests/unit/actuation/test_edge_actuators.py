@@ -10,13 +10,14 @@ import orjson
 import pytest
 from aiohttp import web
 
-from heteroscale.actuation import app, desired, registrar, webhook
+from heteroscale.actuation import app, desired, registrar, signed_http
 from heteroscale.actuation.desks import Delayed, Desks
 from heteroscale.actuation.file import FileActuator
 from heteroscale.actuation.registrar import FileRegistrar
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings, Follow
+from heteroscale.actuation.signed_http import Endpoint
 from heteroscale.actuation.subscriber import Acknowledger, Assignment
-from heteroscale.actuation.webhook import Endpoint, WebhookActuator
+from heteroscale.actuation.webhook import WebhookActuator
 from heteroscale.bus import catalogue, scan
 from heteroscale.bus.log import Log
 from heteroscale.contracts import codec
@@ -156,11 +157,11 @@ async def test_a_webhook_is_signed_and_keeps_its_key(memory_log: Log, at_end: At
     (first, body), (second, again) = receiver.requests
     assert first["Idempotency-Key"] == second["Idempotency-Key"] == "chat/1.7"
     assert body == again
-    assert webhook.is_signed("s3", first["Heteroscale-Signature"], body, now_ms=6_000)
-    assert not webhook.is_signed("other", first["Heteroscale-Signature"], body, now_ms=6_000)
-    assert not webhook.is_signed("s3", first["Heteroscale-Signature"], body + b" ", now_ms=6_000)
-    assert not webhook.is_signed("s3", first["Heteroscale-Signature"], body, now_ms=1_000_000)
-    assert not webhook.is_signed("s3", "nonsense", body, now_ms=6_000)
+    assert signed_http.is_signed("s3", first["Heteroscale-Signature"], body, now_ms=6_000)
+    assert not signed_http.is_signed("other", first["Heteroscale-Signature"], body, now_ms=6_000)
+    assert not signed_http.is_signed("s3", first["Heteroscale-Signature"], body + b" ", now_ms=6_000)
+    assert not signed_http.is_signed("s3", first["Heteroscale-Signature"], body, now_ms=1_000_000)
+    assert not signed_http.is_signed("s3", "nonsense", body, now_ms=6_000)
 
 
 async def test_what_a_webhook_answers_is_sent_on(memory_log: Log, at_end: AtEnd) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -76,9 +77,17 @@ class Stage:
         self.actuator.clock = self.clock
         self._seq = 0
 
+    async def caught_up(self) -> None:
+        """Wait until the actuator's watch has seen all that is."""
+        version = self.cluster.publish()
+        async with asyncio.timeout(5):
+            while any(int(watch.version or 0) < version for watch in self.actuator._api._watches.values()):
+                await asyncio.sleep(0.002)
+
     async def look(self, *instances: PlacedInstance) -> float | None:
         """One look at an assignment, then the controllers' turn."""
         self._seq += 1
+        await self.caught_up()
         due = await self.actuator.place(Assignment(builders.placement("chat", *instances, seq=self._seq), None))
         self.cluster.tick()
         self.clock.advance(1_000)
@@ -342,6 +351,49 @@ async def test_a_replacement_takes_the_place_of_a_drained_pod(stage: Build) -> N
     assert ("a", "stopped") in one.heard.all
 
 
+async def test_an_instance_that_starts_outlives_one_that_has_drained(stage: Build) -> None:
+    """Controllers end pods that are not ready first: the drained one goes by name, before the target is scaled in."""
+    one = await stage(actuator_drain_ms=0)
+    for state in (R, R, READY):
+        await one.look(placed("a", state), placed("c", state))
+    one.cluster.becomes_ready = False
+    for _ in range(3):
+        await one.look(placed("a", READY), placed("c", READY), placed("b", R))
+    starting = one.cluster.instances()["b"]
+    for _ in range(3):
+        await one.look(placed("a", STOPPING), placed("c", READY), placed("b", S))
+    assert 2 == one.replicas
+    assert starting == one.cluster.instances().get("b")
+    assert {"b", "c"} == set(one.cluster.instances())
+
+
+async def test_a_readiness_gate_follows_routability(stage: Build) -> None:
+    """Ready as an engine before it is routed to, so that placement can route to it; then the pod's own readiness follows the verdict."""
+    one = await stage()
+    one.cluster.gated = True
+    gates = []
+    for state, routable in ((R, False), (R, False), (READY, True), (READY, True), (READY, False), (STOPPING, False)):
+        await one.look(placed("a", state, routable=routable))
+        gates.append(one.cluster.pods[one.cluster.instances()["a"]]["gate"] if "a" in one.cluster.instances() else "")
+    assert [("a", "starting"), ("a", "ready")] == one.heard.take()
+    assert ["", None, "True", "True", "False", "False"] == gates
+    written = [path for method, path in one.cluster.calls if method == "PATCH" and path.endswith("/status")]
+    assert 2 == len(written), "only when it changes"
+
+
+async def test_a_pod_that_changes_has_its_service_looked_at(stage: Build) -> None:
+    """The desk is told; nobody has to ask."""
+    rung: list[str] = []
+    one = await stage()
+    one.actuator._api._changed = rung.append
+    await one.look(placed("a", R))
+    await one.look(placed("a", R))
+    rung.clear()
+    one.cluster.pods[one.cluster.instances()["a"]]["ready"] = False
+    await one.caught_up()
+    assert "chat" in rung
+
+
 async def test_an_ordered_target_never_loses_a_replica_that_serves(stage: Build) -> None:
     """A StatefulSet ends its highest replica first: one that is to go below a serving one waits."""
     target = ScaleTarget(service="chat", role="prefill", name="chat-prefill", namespace="llm", kind="StatefulSet")
@@ -363,7 +415,7 @@ async def test_a_dry_run_changes_nothing_and_says_nothing_back(stage: Build) -> 
     one = await stage(actuator_apply=False)
     one.cluster.add_pod("chat-prefill", "x")
     await one.look(placed("a", R))
-    assert {"GET"} == {method for method, _ in one.cluster.calls}
+    assert {method for method, _ in one.cluster.calls} <= {"GET", "WATCH"}
     assert [] == one.heard.all
 
 
