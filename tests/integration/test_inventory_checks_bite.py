@@ -19,21 +19,22 @@ pytestmark = pytest.mark.redis
 
 Harmed = Callable[[RedisInventory, int], Awaitable[bool]]
 WHOLE = scripts.source(scripts.APPLY)
+AFTER_A_CHECK = ("-- check:", "-- end of checks", "-- write", "local refusal", "local known", "local counted")
 
 
 def without(name: str) -> str:
     """apply.lua without one of its checks."""
     lines = WHOLE.splitlines(keepends=True)
-    start = next(at for at, line in enumerate(lines) if line.startswith(f"-- check: {name}"))
-    end = next(at for at in range(start + 1, len(lines)) if lines[at].startswith(("-- check:", "-- write", "local known", "local at")))
+    start = next(at for at, line in enumerate(lines) if line.lstrip().startswith(f"-- check: {name}"))
+    end = next(at for at in range(start + 1, len(lines)) if lines[at].lstrip().startswith(AFTER_A_CHECK))
     return "".join(lines[:start] + lines[end:])
 
 
 def writing_first() -> str:
     """apply.lua that writes each node before it has looked at the next one."""
-    there = "  found.free = found.free - gpus\nend\nfor _, row in ipairs(adopts)"
+    there = "  found.free = found.free - gpus\nend\nfor _, at in ipairs(adopts)"
     assert 1 == WHOLE.count(there)
-    early = "  redis.call('HSET', nodes, row[1], string.format('%d|%s|%s', found.free - gpus, found.state, found.revision))\n"
+    early = "  redis.call('HSET', nodes, ARGV[at], string.format('%d|%s|%s', found.free - gpus, found.state, found.revision))\n"
     return WHOLE.replace(there, early + there)
 
 

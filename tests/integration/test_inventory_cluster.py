@@ -28,6 +28,7 @@ pytestmark = pytest.mark.redis
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 MASTERS = 3
+LATE = 5
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +76,17 @@ def test_a_fleet_is_one_slot() -> None:
 
 
 async def test_gangs_of_many_fleets_on_a_cluster(cluster: str, at_end: AtEnd) -> None:
-    """Fleets on all masters: built, synced, reserved, refused and read like on one server."""
+    """Fleets on all masters: built, synced, reserved, refused and read like on one server, each fleet's gangs in their order."""
     inventory = opened(cluster, at_end)
     fleets = [f"region-{number}" for number in range(8)]
     assert MASTERS == len({key_slot(Keys.of(fleet).meta.encode()) * MASTERS // 16_384 for fleet in fleets})
     gangs = []
     for fleet in fleets:
         proposer = Proposer(fleet, await built(inventory, node("n1", fleet=fleet), fleet=fleet))
-        gangs += [proposer.gang({"i1": {"n1": 8}}), Proposer(fleet, proposer.fence, service="late").gang({"i2": {"n1": 8}})]
+        late = [Proposer(fleet, proposer.fence, service=f"late{number}") for number in range(LATE)]
+        gangs += [proposer.gang({"i1": {"n1": 8}}), *(one.gang({one.service: {"n1": 8}}) for one in late)]
     outcomes = await inventory.apply(gangs)
-    assert [Verdict.APPLIED, Verdict.CONFLICT] * len(fleets) == [outcome.verdict for outcome in outcomes]
+    assert [Verdict.APPLIED, *[Verdict.CONFLICT] * LATE] * len(fleets) == [outcome.verdict for outcome in outcomes]
     for fleet in fleets:
         image = await inventory.read(fleet)
         assert image is not None

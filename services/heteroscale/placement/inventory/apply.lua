@@ -8,7 +8,7 @@
 local KEPT_PER_SERVICE = 1000
 
 local meta, nodes, services, instances, done, out, used = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local gang, service, fence, seq = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+local gang, service, seq = ARGV[1], ARGV[2], tonumber(ARGV[5])
 
 -- check: gang seen
 local before = redis.call('HGET', done, gang)
@@ -17,23 +17,9 @@ if before then
   return {'APPLIED', rev, entry, ''}
 end
 
--- check: generation
-if redis.call('HGET', meta, 'gen') ~= ARGV[3] then
-  return {'NOT_READY', '0', '', ''}
-end
-
--- check: server run
-local run = redis.call('HGET', meta, 'run')
-if run and run ~= '' then
-  local info = redis.pcall('INFO', 'server')
-  if type(info) == 'string' and string.match(info, 'run_id:(%x+)') ~= run then
-    return {'NOT_READY', '0', '', 'run'}
-  end
-end
-
--- check: fence
-if fence < tonumber(redis.call('HGET', meta, 'fence') or '0') then
-  return {'STALE', '0', '', 'fence'}
+local refusal = overtaken(meta, ARGV[3], ARGV[4])
+if refusal then
+  return refusal
 end
 
 local known = redis.call('HGET', services, service)
@@ -56,16 +42,7 @@ if current.seq ~= seq then
   return {'CONFLICT', '0', '', ''}
 end
 
-local at = 13
-local function counted(width)
-  local rows, count = {}, tonumber(ARGV[at])
-  at = at + 1
-  for row = 1, count do
-    rows[row] = {ARGV[at], width == 2 and ARGV[at + 1] or nil}
-    at = at + width
-  end
-  return rows
-end
+local counted = lists(13)
 local takes, adopts, frees, born, puts, drops = counted(2), counted(2), counted(2), counted(1), counted(2), counted(1)
 
 local accounts = {}
@@ -83,38 +60,38 @@ local function account(node)
 end
 
 -- check: nodes that give GPUs
-for _, row in ipairs(takes) do
-  local found, gpus = account(row[1]), tonumber(row[2])
+for _, at in ipairs(takes) do
+  local found, gpus = account(ARGV[at]), tonumber(ARGV[at + 1])
   if not found or found.state ~= 'ready' or found.free < gpus then
-    return {'CONFLICT', '0', '', row[1]}
+    return {'CONFLICT', '0', '', ARGV[at]}
   end
   found.free = found.free - gpus
 end
-for _, row in ipairs(adopts) do
-  local found, gpus = account(row[1]), tonumber(row[2])
+for _, at in ipairs(adopts) do
+  local found, gpus = account(ARGV[at]), tonumber(ARGV[at + 1])
   if not found or found.state == 'removed' then
-    return {'CONFLICT', '0', '', row[1]}
+    return {'CONFLICT', '0', '', ARGV[at]}
   end
-  local from_used = math.min(gpus, tonumber(redis.call('HGET', used, row[1]) or '0') - found.adopted)
+  local from_used = math.min(gpus, tonumber(redis.call('HGET', used, ARGV[at]) or '0') - found.adopted)
   if found.free < gpus - from_used then
-    return {'CONFLICT', '0', '', row[1]}
+    return {'CONFLICT', '0', '', ARGV[at]}
   end
   found.adopted = found.adopted + from_used
   found.free = found.free - (gpus - from_used)
 end
 
 -- check: births
-for _, row in ipairs(born) do
-  if redis.call('HEXISTS', instances, row[1]) == 1 then
+for _, at in ipairs(born) do
+  if redis.call('HEXISTS', instances, ARGV[at]) == 1 then
     return {'CONFLICT', '0', '', ''}
   end
 end
 
 -- write
-for _, row in ipairs(frees) do
-  local found = account(row[1])
+for _, at in ipairs(frees) do
+  local found = account(ARGV[at])
   if found then
-    found.free = found.free + tonumber(row[2])
+    found.free = found.free + tonumber(ARGV[at + 1])
   end
 end
 for node, found in pairs(accounts) do
@@ -125,11 +102,11 @@ for node, found in pairs(accounts) do
     end
   end
 end
-for _, row in ipairs(puts) do
-  redis.call('HSET', instances, row[1], row[2])
+for _, at in ipairs(puts) do
+  redis.call('HSET', instances, ARGV[at], ARGV[at + 1])
 end
-for _, row in ipairs(drops) do
-  redis.call('HDEL', instances, row[1])
+for _, at in ipairs(drops) do
+  redis.call('HDEL', instances, ARGV[at])
 end
 redis.call('HSET', services, service, ARGV[11])
 local rev = redis.call('HINCRBY', meta, 'rev', 1)

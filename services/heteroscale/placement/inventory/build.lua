@@ -16,26 +16,22 @@ end
 for key = 2, 8 do
   redis.call('DEL', KEYS[key])
 end
-local at = 6
-local function each(width, write)
-  local count = tonumber(ARGV[at])
-  at = at + 1
-  for _ = 1, count do
-    write(at)
-    at = at + width
+local counted = lists(6)
+for _, at in ipairs(counted(4)) do
+  redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
+  redis.call('HSET', KEYS[8], ARGV[at], ARGV[at + 2])
+  if ARGV[at + 3] ~= '0' then
+    redis.call('HSET', KEYS[7], ARGV[at], ARGV[at + 3])
   end
 end
-each(4, function(i)
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
-  redis.call('HSET', KEYS[8], ARGV[i], ARGV[i + 2])
-  if ARGV[i + 3] ~= '0' then
-    redis.call('HSET', KEYS[7], ARGV[i], ARGV[i + 3])
-  end
-end)
-each(2, function(i) redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end)
-each(2, function(i) redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end)
-each(2, function(i) redis.call('XADD', KEYS[6], '*', 'service', ARGV[i], 'placement', ARGV[i + 1]) end)
-local info = redis.pcall('INFO', 'server')
-local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
-redis.call('HSET', meta, 'gen', ARGV[3], 'cycle', ARGV[4], 'now_ms', ARGV[5], 'run', run)
+for _, at in ipairs(counted(2)) do
+  redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
+end
+for _, at in ipairs(counted(2)) do
+  redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
+end
+for _, at in ipairs(counted(2)) do
+  redis.call('XADD', KEYS[6], '*', 'service', ARGV[at], 'placement', ARGV[at + 1])
+end
+redis.call('HSET', meta, 'gen', ARGV[3], 'cycle', ARGV[4], 'now_ms', ARGV[5], 'run', run_of_server())
 return {'APPLIED', tostring(redis.call('HINCRBY', meta, 'rev', 1)), '', ''}

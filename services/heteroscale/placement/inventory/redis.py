@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import msgspec
 import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -22,26 +23,21 @@ from redis.exceptions import (
 )
 
 from heteroscale.contracts.errors import Broken, Retryable
-from heteroscale.contracts.names import FleetName, InstanceName, NodeName
+from heteroscale.contracts.names import FleetName, NodeName
 from heteroscale.contracts.topics import DEFAULT_PREFIX
 from heteroscale.placement.inventory import scripts
-from heteroscale.placement.inventory.entries import (
-    FleetImage,
-    InstanceEntry,
-    NodeEntry,
-    decoded_instance,
-    decoded_node,
-    decoded_service,
-    node_parts,
-)
+from heteroscale.placement.inventory.entries import FleetImage, InstanceEntry, NodeEntry, NodeRecord, ServiceEntry, decoded, node_parts
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
 from heteroscale.placement.inventory.protocol import Build, NodeSync, OutEntry
 from heteroscale.placement.inventory.scripts import Keys
+from heteroscale.runtime.settings import RedisSettings
 
 BUILD_DEADLINE_FACTOR: Final = 15  # a rebuild of tens of thousands of nodes is one long script
 PIPELINE_MAX: Final = 256
 AWAY: Final = ("BUSY", "NOREPLICAS", "MISCONF")  # what the server says while it cannot serve, of codes that the client has no class for
 AWAY_ERRORS: Final = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)  # of the others
+
+_packed: Final = msgspec.msgpack.Decoder(list[list[str] | str])
 
 Client = redis_client.Redis | redis_client.RedisCluster
 
@@ -54,6 +50,15 @@ def connect(url: str, *, timeout_ms: int, cluster: bool = False, **security: Any
     if cluster:
         return redis_client.RedisCluster.from_url(url, **options)
     return redis_client.Redis.from_url(url, **options)
+
+
+def client_of(settings: RedisSettings, *, cluster: bool = False) -> Client:
+    """A client of the address in the settings, with their user, password and certificates."""
+    security = {"username": settings.username, "password": settings.password}
+    if (settings.url or "").startswith("rediss://"):
+        security |= {"ssl_ca_certs": settings.tls_ca, "ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key}
+    given = {name: value for name, value in security.items() if value is not None}
+    return connect(settings.url or "", timeout_ms=settings.timeout_ms, cluster=cluster, **given)
 
 
 class RedisInventory:
@@ -87,19 +92,20 @@ class RedisInventory:
         keys = self.keys(fleet)
         names = [keys.meta, keys.node, keys.svc, keys.inst, keys.used, keys.fleet]
         reply = await self._run(scripts.READ, [*names], self._timeout_s * BUILD_DEADLINE_FACTOR)
-        meta, nodes, services, instances, used, records = (_pairs(part) for part in reply[:-1])
-        if b"gen" not in meta:
+        hashes, server = _unpacked(reply)
+        meta, nodes, services, instances, used, records = hashes
+        if "gen" not in meta:
             return None
         return FleetImage(
-            gen=int(meta[b"gen"]),
-            rev=int(meta.get(b"rev", 0)),
-            cycle=int(meta.get(b"cycle", 0)),
-            now_ms=int(meta.get(b"now_ms", 0)),
+            gen=int(meta["gen"]),
+            rev=int(meta.get("rev", 0)),
+            cycle=int(meta.get("cycle", 0)),
+            now_ms=int(meta.get("now_ms", 0)),
             nodes=_nodes(nodes, used, records),
-            services={name.decode(): decoded_service(payload) for name, payload in services.items()},
-            instances=_instances(instances),
-            run=meta.get(b"run", b"").decode(),
-            server=bytes(reply[-1]).decode(),
+            services=decoded(ServiceEntry, services),
+            instances=decoded(InstanceEntry, instances),
+            run=meta.get("run", ""),
+            server=server,
         )
 
     async def stamp(self, fleet: FleetName) -> tuple[int, int] | None:
@@ -204,6 +210,11 @@ class RedisInventory:
                 found.append(f"redis: {name} is {actual}, so {otherwise}; set {name} {wanted}")
         return found
 
+    async def forget(self, fleet: FleetName) -> None:
+        """Delete all that is kept of a fleet. For one that nobody plans any more. Raises Retryable, Broken."""
+        async with self._bounded("forget a fleet"):
+            await self._client.delete(*self.keys(fleet))
+
     async def close(self) -> None:
         """See protocol."""
         try:
@@ -232,10 +243,6 @@ class RedisInventory:
 
     async def _pipelined(self, name: str, calls: Sequence[Sequence[scripts.Argument]]) -> list[Any]:
         count, digest = scripts.key_count(name), self._digests[name]
-        if isinstance(self._client, redis_client.RedisCluster):  # its pipelines refuse EVALSHA
-            client = self._client
-            coroutines = (_awaited(client.evalsha(digest, count, *call)) for call in calls)
-            return list(await asyncio.gather(*coroutines, return_exceptions=True))
         if len(calls) == 1:
             try:
                 return [await _awaited(self._client.evalsha(digest, count, *calls[0]))]
@@ -243,7 +250,7 @@ class RedisInventory:
                 return [error]
         pipeline = self._client.pipeline(transaction=False)
         for call in calls:
-            pipeline.evalsha(digest, count, *call)
+            pipeline.execute_command("EVALSHA", digest, count, *call)  # a cluster's pipeline has no `evalsha`; it keeps the order too
         return list(await pipeline.execute(raise_on_error=False))
 
     @asynccontextmanager
@@ -267,18 +274,24 @@ async def _awaited(call: Awaitable[Any] | Any) -> Any:
     return await call
 
 
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _unpacked(reply: bytes) -> tuple[list[dict[str, str]], str]:
+    """What read.lua answers: the hashes, and the server's run."""
+    try:
+        *flat, server = _packed.decode(reply)
+        return [dict(zip(part[::2], part[1::2], strict=True)) for part in flat], str(server)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise Broken(f"inventory: it cannot be read: {error}") from error
 
 
-def _nodes(nodes: Mapping[bytes, bytes], used: Mapping[bytes, bytes], records: Mapping[bytes, bytes]) -> dict[NodeName, NodeEntry]:
+def _nodes(nodes: Mapping[str, str], used: Mapping[str, str], records: Mapping[str, str]) -> dict[NodeName, NodeEntry]:
+    known = decoded(NodeRecord, records)
     entries: dict[NodeName, NodeEntry] = {}
     for name, text in nodes.items():
-        if name not in records:
-            raise Broken(f"inventory: node {name.decode()} has accounts and no fleet record")
-        free, standing, revision = node_parts(text.decode())
-        record = decoded_node(records[name])
-        entries[name.decode()] = NodeEntry(
+        record = known.get(name)
+        if record is None:
+            raise Broken(f"inventory: node {name} has accounts and no fleet record")
+        free, standing, revision = node_parts(text)
+        entries[name] = NodeEntry(
             record=record.record,
             revision=revision,
             standing=standing,
@@ -289,12 +302,8 @@ def _nodes(nodes: Mapping[bytes, bytes], used: Mapping[bytes, bytes], records: M
     return entries
 
 
-def _instances(instances: Mapping[bytes, bytes]) -> dict[InstanceName, InstanceEntry]:
-    return {name.decode(): decoded_instance(payload) for name, payload in instances.items()}
-
-
 def _out_entry(entry: bytes, fields: Sequence[bytes] | Mapping[bytes, bytes]) -> OutEntry:
-    pairs = dict(fields) if isinstance(fields, Mapping) else _pairs(fields)
+    pairs = dict(fields) if isinstance(fields, Mapping) else dict(zip(fields[::2], fields[1::2], strict=True))
     return OutEntry(entry.decode(), pairs[b"service"].decode(), pairs[b"placement"])
 
 

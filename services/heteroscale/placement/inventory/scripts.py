@@ -22,6 +22,7 @@ APPLY: Final = "apply"
 BUILD: Final = "build"
 SYNC: Final = "sync"
 READ: Final = "read"
+PRELUDE: Final = "prelude"
 NAMES: Final = (APPLY, BUILD, SYNC, READ)
 
 
@@ -47,8 +48,9 @@ class Keys(NamedTuple):
 
 @cache
 def source(name: str) -> str:
-    """The text of a script."""
-    return resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    """The text of a script, with what all of them share before it."""
+    folder = resources.files(__package__)
+    return "\n".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (PRELUDE, name))
 
 
 def digest_of(text: str) -> str:

@@ -5,27 +5,16 @@
 --       then counted lists: nodes (node, accounts, fleet record, used), gone (node)
 -- Returns {verdict, rev, '', detail}
 local meta = KEYS[1]
-if redis.call('HGET', meta, 'gen') ~= ARGV[1] then
-  return {'NOT_READY', '0', '', ''}
-end
-local run = redis.call('HGET', meta, 'run')
-if run and run ~= '' then
-  local info = redis.pcall('INFO', 'server')
-  if type(info) == 'string' and string.match(info, 'run_id:(%x+)') ~= run then
-    return {'NOT_READY', '0', '', 'run'}
-  end
-end
-if tonumber(ARGV[2]) < tonumber(redis.call('HGET', meta, 'fence') or '0') then
-  return {'STALE', '0', '', 'fence'}
+local refusal = overtaken(meta, ARGV[1], ARGV[2])
+if refusal then
+  return refusal
 end
 if (redis.call('HGET', meta, 'rev') or '0') ~= ARGV[3] then
   return {'CONFLICT', '0', '', ''}
 end
 
-local at = 4
-local count = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, count do
+local counted = lists(4)
+for _, at in ipairs(counted(4)) do
   redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
   redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 2])
   if ARGV[at + 3] == '0' then
@@ -33,14 +22,10 @@ for _ = 1, count do
   else
     redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 3])
   end
-  at = at + 4
 end
-count = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, count do
+for _, at in ipairs(counted(1)) do
   redis.call('HDEL', KEYS[2], ARGV[at])
   redis.call('HDEL', KEYS[3], ARGV[at])
   redis.call('HDEL', KEYS[4], ARGV[at])
-  at = at + 1
 end
 return {'APPLIED', tostring(redis.call('HINCRBY', meta, 'rev', 1)), '', ''}
