@@ -17,7 +17,8 @@ from heteroscale.contracts.errors import Broken, Rejected
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.runtime.clock import SYSTEM
 from heteroscale.simulator import closing, faults, world
-from heteroscale.simulator.lockstep import Lockstep, Seen
+from heteroscale.simulator.lockstep import Lockstep
+from heteroscale.simulator.seen import Seen
 from heteroscale.simulator.traffic import REQUESTS
 from heteroscale.simulator.world import Scene, World
 from support.simulation_cast import scene

@@ -23,10 +23,10 @@ from heteroscale.contracts.telemetry import EngineState
 from heteroscale.decision import controller
 from heteroscale.simulator import fluid
 from heteroscale.simulator.fluid import Strength
-from heteroscale.simulator.lockstep import Seen, rhythm
 from heteroscale.simulator.looks import Ghost
 from heteroscale.simulator.panes import Look, Panes
 from heteroscale.simulator.report import Tally
+from heteroscale.simulator.seen import Seen, rhythm
 from heteroscale.simulator.service import ServiceModel
 from heteroscale.simulator.site import Site
 from heteroscale.simulator.world import STEP_MS, World

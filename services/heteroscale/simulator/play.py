@@ -11,7 +11,8 @@ from heteroscale.runtime.clock import SYSTEM
 from heteroscale.simulator import closing, view, world
 from heteroscale.simulator.closing import Closing
 from heteroscale.simulator.crew import Crew
-from heteroscale.simulator.lockstep import Lockstep, Seen
+from heteroscale.simulator.lockstep import Lockstep
+from heteroscale.simulator.seen import Seen
 from heteroscale.simulator.view import View
 from heteroscale.simulator.world import Scene, World
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.signals import SignalWindow
-from heteroscale.simulator.lockstep import Seen
+from heteroscale.simulator.seen import Seen
 from heteroscale.simulator.traffic import REQUESTS
 from heteroscale.simulator.world import STEP_MS, World
 
