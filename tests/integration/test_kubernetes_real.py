@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
@@ -16,48 +18,32 @@ from heteroscale.actuation.kubernetes_api import ClusterApi
 from heteroscale.actuation.kubernetes_targets import ScaleTarget
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings
 from heteroscale.bus import catalogue, scan
-from heteroscale.bus.log import Entry, Log
+from heteroscale.bus.log import Log
 from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import Actuation
-from heteroscale.contracts.fleet import FleetNode, NodeAt, node_key
 from heteroscale.contracts.placements import InstanceState, PlacedInstance
-from heteroscale.contracts.telemetry import EngineState, Tick
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from heteroscale.decision.specs.parsing import parse_spec
+from heteroscale.contracts.telemetry import EngineState
+from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
-from heteroscale.simulator.embedded import Embedded
-from support import builders, capabilities
+from support import builders, capabilities, loop_world
 from support.kube_servers import ROOT, KubeServers, binaries
+from support.loop_world import HIGH, LOW, NODES, RATIO, SERVICES, plant_of
 from support.plant import Engine, Plant
+from support.processes import Fleet
 
 pytestmark = pytest.mark.timeout(180)
 
 PREFIX = "memory"
 TOPICS = (Topic.PLACEMENTS, Topic.ACTUATIONS, Topic.DEAD_LETTERS, Topic.TELEMETRY)
-LABEL = "heteroscale.io/chat.prefill"
+LABEL = "heteroscale.io/solo.prefill"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/llm/endpointslices"
 WITHIN_S = 45.0
-START_MS = 1_780_000_020_000
-SPEC = """
-service: code
-fleet: default
-mode: active
-roles:
-  prefill: {min: 1, max: 2, gpus: 8, gpu_types: [{type: H20}]}
-  decode: {min: 2, max: 4, gpus: 8, gpu_types: [{type: H20}]}
-ratio: {prefill: 1, decode: 2}
-window: {size: 60s, hop: 30s, interval: 10s, allowed_lateness: 0s, silence: 30s}
-signals:
-  - {metric: decode_tps, role: decode, target: 1000}
-behavior:
-  scale_out: {cooldown: 30s}
-  scale_in: {stabilization: 60s, cooldown: 60s, soft: {observe: 60s}}
-"""
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServers]:
-    """A cluster with our rights, two nodes and a Deployment that selects reserved nodes."""
+    """A cluster with our rights, nodes, and Deployments that select reserved ones; the one of `solo` has our readiness gate."""
     capability = capabilities.look("kube-apiserver", binaries)
     if not capability.available:
         capabilities.missing(capability)
@@ -68,25 +54,37 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServers]:
             servers.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         for document in yaml.safe_load_all((ROOT / "infra/kubernetes/kubernetes-actuator/rbac.yaml").read_text()):
             servers.apply(document)
-        for node in ("n1", "n2"):
+        for node in ("n1", "n2", *NODES):
             servers.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
-        for number in range(6):
-            servers.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"m{number}"}})
-        for service, role in (("chat", "prefill"), ("code", "prefill"), ("code", "decode")):
-            servers.apply(_deployment(service, role))
+        for document in (
+            _deployment("solo", "prefill", gated=True),
+            _service("solo-prefill"),
+            *(_deployment("chat", role) for role in RATIO),
+        ):
+            servers.apply(document)
         yield servers
     finally:
         servers.stop()
 
 
-def _deployment(service: str, role: str) -> dict[str, object]:
+def _deployment(service: str, role: str, *, gated: bool = False) -> dict[str, object]:
     """Nothing at first; its pods run on nodes that are reserved for them."""
     name = f"{service}-{role}"
     labels = {"app": name}
-    pod = {"nodeSelector": {f"heteroscale.io/{service}.{role}": "reserved"}, "containers": [{"name": "engine", "image": "engine"}]}
-    template = {"metadata": {"labels": labels}, "spec": pod | {"terminationGracePeriodSeconds": 0}}
-    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
+    pod: dict[str, object] = {
+        "nodeSelector": {f"heteroscale.io/{service}.{role}": "reserved"},
+        "containers": [{"name": "engine", "image": "engine"}],
+        "terminationGracePeriodSeconds": 0,
+        "readinessGates": [{"conditionType": "heteroscale.io/routable"}] if gated else [],
+    }
+    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "llm"}, "spec": spec}
+
+
+def _service(app: str) -> dict[str, object]:
+    """A Service of all pods of an application: who is ready is for its EndpointSlice to say."""
+    spec = {"clusterIP": "None", "selector": {"app": app}, "ports": [{"port": 8000}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": app, "namespace": "llm"}, "spec": spec}
 
 
 class Loop:
@@ -100,7 +98,7 @@ class Loop:
     async def place(self, *instances: PlacedInstance) -> None:
         """The next assignment."""
         self._seq += 1
-        await self._log.append([builders.placement_entry(PREFIX, builders.placement("chat", *instances, seq=self._seq))])
+        await self._log.append([builders.placement_entry(PREFIX, builders.placement("solo", *instances, seq=self._seq))])
 
     async def said(self) -> set[tuple[str, str]]:
         """What was acknowledged."""
@@ -115,9 +113,23 @@ class Loop:
                 await asyncio.to_thread(self._cluster.be_kubelet, "llm")
                 await asyncio.sleep(0.2)
 
+    async def until_routed(self, wanted: set[str]) -> None:
+        """Be scheduler and kubelet until the EndpointSlice has these instances, and no others, as ready."""
+        async with asyncio.timeout(WITHIN_S):
+            while await asyncio.to_thread(self._routed) != wanted:
+                await asyncio.to_thread(self._cluster.be_kubelet, "llm")
+                await asyncio.sleep(0.2)
+
+    def _routed(self) -> set[str]:
+        pods = self._cluster.call("GET", "/api/v1/namespaces/llm/pods?labelSelector=app=solo-prefill")["items"]
+        names = {pod["metadata"]["name"]: (pod["metadata"].get("labels") or {}).get("heteroscale.io/instance", "") for pod in pods}
+        slices = self._cluster.call("GET", f"{SLICES}?labelSelector=kubernetes.io/service-name=solo-prefill")["items"]
+        found = [one for listed in slices for one in listed.get("endpoints") or []]
+        return {names.get(one["targetRef"]["name"], "") for one in found if one["conditions"].get("ready")}
+
     async def pods(self) -> dict[str, dict[str, str]]:
         """Labels and node of each pod, by its instance."""
-        found = await asyncio.to_thread(self._cluster.call, "GET", "/api/v1/namespaces/llm/pods?labelSelector=app=chat-prefill")
+        found = await asyncio.to_thread(self._cluster.call, "GET", "/api/v1/namespaces/llm/pods?labelSelector=app=solo-prefill")
         labelled = [(pod["metadata"].get("labels") or {}, pod["spec"].get("nodeName", "")) for pod in found["items"]]
         return {labels.get("heteroscale.io/instance", ""): {**labels, "node": node} for labels, node in labelled}
 
@@ -129,9 +141,9 @@ def _placed(name: str, state: InstanceState, node: str, *, routable: bool = Fals
 async def test_a_deployment_follows_placements_through_a_real_api_server(
     cluster: KubeServers, memory_log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reserved → pods on the reserved nodes → ready → routed → drained → gone, with the acknowledgements of each step."""
+    """Reserved → pods on the reserved nodes → ready → routed by the EndpointSlice → drained → gone, each step acknowledged."""
     targets = tmp_path / "targets.yaml"
-    targets.write_text("targets: [{service: chat, role: prefill, namespace: llm, name: chat-prefill, pin: true}]")
+    targets.write_text("targets: [{service: solo, role: prefill, namespace: llm, name: solo-prefill, pin: true}]")
     token = cluster.token_of("kubernetes-actuator", "heteroscale")
     monkeypatch.setattr(kubernetes_api, "client", lambda: cluster.client(token))
     await catalogue.create(memory_log, PREFIX, topics=TOPICS)
@@ -144,9 +156,13 @@ async def test_a_deployment_follows_placements_through_a_real_api_server(
     await loop.until(("a", "starting"), ("a", "ready"), ("b", "starting"), ("b", "ready"))
     pods = await loop.pods()
     assert {"a": "n1", "b": "n2"} == {name: pod["node"] for name, pod in pods.items()}
+    await loop.until_routed(set())
+    await loop.place(_placed("a", InstanceState.READY, "n1", routable=True), _placed("b", InstanceState.READY, "n2", routable=True))
+    await loop.until_routed({"a", "b"})
 
     await loop.place(_placed("a", InstanceState.STOPPING, "n1"), _placed("b", InstanceState.READY, "n2", routable=True))
     await loop.until(("a", "stopped"))
+    await loop.until_routed({"b"})
     pods = await loop.pods()
     assert {"b"} == set(pods), "the drained pod went, the serving one stayed"
     assert "true" == pods["b"]["heteroscale.io/routable"]
@@ -157,7 +173,7 @@ async def test_a_deployment_follows_placements_through_a_real_api_server(
         if node["metadata"]["name"] in {"n1", "n2"}
     }
 
-    rival = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat-prefill"}, "minReplicas": 1, "maxReplicas": 9}
+    rival = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "solo-prefill"}, "minReplicas": 1, "maxReplicas": 9}
     hpa = {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -168,7 +184,7 @@ async def test_a_deployment_follows_placements_through_a_real_api_server(
     monkeypatch.setattr("heteroscale.actuation.kubernetes.RIVALS_S", 0.0)
     await loop.place(_placed("b", InstanceState.READY, "n2", routable=True), _placed("c", InstanceState.RESERVED, "n1"))
     await asyncio.sleep(3)
-    scale = await asyncio.to_thread(cluster.call, "GET", "/apis/apps/v1/namespaces/llm/deployments/chat-prefill/scale")
+    scale = await asyncio.to_thread(cluster.call, "GET", "/apis/apps/v1/namespaces/llm/deployments/solo-prefill/scale")
     assert 1 == scale["spec"]["replicas"], "another autoscaler has it: nothing is changed"
     await asyncio.to_thread(cluster.call, "DELETE", "/apis/autoscaling/v2/namespaces/llm/horizontalpodautoscalers/rival")
     await loop.until(("c", "ready"))
@@ -177,21 +193,34 @@ async def test_a_deployment_follows_placements_through_a_real_api_server(
     await asyncio.wait_for(serving, 10)
 
 
+@dataclass(slots=True)
 class ClusterPlant(Plant):
     """Engines that are the ready pods of a cluster; what becomes of them is for the actuator to say."""
 
-    cluster: KubeServers
+    cluster: KubeServers | None = None
 
     async def look(self) -> None:
         """Be scheduler and kubelet for a moment; then engines are the pods that are ready."""
-        await asyncio.to_thread(self.cluster.be_kubelet, "llm")
-        found = await asyncio.to_thread(self.cluster.call, "GET", "/api/v1/namespaces/llm/pods?labelSelector=heteroscale.io/service=code")
-        up = {pod["metadata"]["labels"]["heteroscale.io/instance"] for pod in found["items"] if pod["status"].get("conditions")}
+        pods = await asyncio.to_thread(self.pods)
+        up = {name for name, pod in pods.items() if pod["status"].get("conditions")}
         placed = {one.id: one for group in (self.assignment.groups if self.assignment else []) for one in group.instances}
         for name in self.engines.keys() - up:
             del self.engines[name]
         for name in up & placed.keys() - self.engines.keys():
             self.engines[name] = Engine(placed[name], EngineState.SERVING, self.now_ms)
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """The pods of the service, by instance, after scheduler and kubelet did their part."""
+        assert self.cluster is not None
+        self.cluster.be_kubelet("llm")
+        found = self.cluster.call("GET", "/api/v1/namespaces/llm/pods?labelSelector=heteroscale.io/service=chat")
+        return {pod["metadata"]["labels"]["heteroscale.io/instance"]: pod for pod in found["items"]}
+
+    def replicas(self, role: str) -> int:
+        """What the Deployment of a role is scaled to."""
+        assert self.cluster is not None
+        scale = self.cluster.call("GET", f"/apis/apps/v1/namespaces/llm/deployments/chat-{role}/scale")
+        return int(scale["spec"].get("replicas") or 0)
 
     def _follow(self) -> list[Actuation]:
         return []
@@ -203,49 +232,58 @@ class ClusterPlant(Plant):
             for _ in range(3):
                 await self.look()
                 await asyncio.sleep(0.25)
+            await self.until(lambda: True, "what there is to read")
             if self.count(InstanceState.READY) == wanted == self.count():
                 return
         raise AssertionError(f"{wanted} never came: {self.assignment}")
 
 
-async def test_a_decision_of_the_running_loop_scales_real_deployments(
-    cluster: KubeServers, memory_log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.kafka
+@pytest.mark.redis
+def test_a_decision_of_the_running_loop_scales_real_deployments(
+    cluster: KubeServers, kafka: str, redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
-    """Load → window → decision → reservation → /scale → pods on the reserved nodes → ready → the assignment says so."""
-    monkeypatch.setattr(kubernetes_api, "client", lambda: cluster.client(cluster.token_of("kubernetes-actuator", "heteroscale")))
-    targets = tmp_path / "targets.yaml"
-    listed = [{"service": "code", "role": role, "namespace": "llm", "name": f"code-{role}", "pin": True} for role in ("prefill", "decode")]
-    targets.write_text(yaml.safe_dump({"targets": listed}))
-    await catalogue.create(memory_log, PREFIX, keep_forever=True)
-    tick, name = codec.encode(Tick(at_ms=START_MS)), topic_name(PREFIX, Topic.TELEMETRY)
-    await memory_log.append([Entry(name, None, tick, START_MS, n) for n in range(CATALOGUE[Topic.TELEMETRY].partitions)])
-    spec = msgspec.structs.replace(parse_spec(yaml.safe_load(SPEC)), revision=1, applied_at_ms=START_MS)
-    await memory_log.append([builders.entry(PREFIX, Topic.SPECS, "code", spec, START_MS)])
-    for node in range(6):
-        one = FleetNode(node=f"m{node}", fleet="default", gpu_type="H20", gpus=8, at=NodeAt(cluster="c1", s2="A", s1="a1"))
-        await memory_log.append([builders.entry(PREFIX, Topic.FLEET, node_key("default", one.node), one, START_MS)])
-    context = Context(log=memory_log, prefix=PREFIX, health=Health())
-    settings = ActuatorSettings(actuator_kind=ActuatorKind.KUBERNETES, actuator_targets=str(targets), actuator_services="code")
-    services = [asyncio.ensure_future(serve(context)) for serve in Embedded().services().values()]
-    services.append(asyncio.ensure_future(app.serve(context, settings)))
-    demand = {"decode": 1_500.0, "prefill": 9_000.0}
-    plant = ClusterPlant(memory_log, PREFIX, "code", "default", START_MS + 10_000, START_MS + 60_000, demand)
-    plant.cluster = cluster
+    """Load → window → decision → reservation → /scale → ready pods on reserved nodes → the inventory says so; and back again.
 
-    await plant.hop_until({"prefill": 1, "decode": 2})
-    plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
-    await plant.hop_until({"prefill": 2, "decode": 4})
-    for role, replicas in (("prefill", 2), ("decode", 4)):
-        scale = await asyncio.to_thread(cluster.call, "GET", f"/apis/apps/v1/namespaces/llm/deployments/code-{role}/scale")
-        assert replicas == scale["spec"]["replicas"]
-    where = {one.id: set(one.nodes) for group in plant.assignment.groups for one in group.instances} if plant.assignment else {}
-    pods = await asyncio.to_thread(cluster.call, "GET", "/api/v1/namespaces/llm/pods?labelSelector=heteroscale.io/service=code")
-    on = {pod["metadata"]["labels"]["heteroscale.io/instance"]: {pod["spec"]["nodeName"]} for pod in pods["items"]}
-    assert where == on, "every pod is on the node that was reserved for it"
+    Every part is a process of its own, on real Kafka, real Redis and a real API server.
+    """
+    listed = [{"service": "chat", "role": role, "namespace": "llm", "name": f"chat-{role}", "pin": True} for role in RATIO]
+    (tmp_path / "targets.yaml").write_text(yaml.safe_dump({"targets": listed}))
+    cluster.kubeconfig(tmp_path / "kubeconfig", cluster.token_of("kubernetes-actuator", "heteroscale"))
+    actuator = {
+        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "HETEROSCALE_ACTUATOR_KIND": "kubernetes",
+        "HETEROSCALE_ACTUATOR_TARGETS": str(tmp_path / "targets.yaml"),
+        "HETEROSCALE_ACTUATOR_DRAIN_MS": "500",
+    }
+    with loop_world.opened(tmp_path, kafka, redis_url, prefix) as world:
+        for name in SERVICES:
+            world.start(name)
+        world.start("actuator", extra=actuator)
+        asyncio.run(_there_and_back(world, cluster))
 
-    context.stop.set()
-    await asyncio.wait_for(asyncio.gather(*services), 15)
-    await plant.close()
+
+async def _there_and_back(world: Fleet, cluster: KubeServers) -> None:
+    """A step up, a step down."""
+    async with plant_of(world, ClusterPlant) as plant:
+        plant.cluster = cluster
+        await plant.hop_until({"prefill": 1, "decode": 2})
+        plant.demand = dict(HIGH)
+        await plant.hop_until({"prefill": 2, "decode": 4})
+        assert {"prefill": 2, "decode": 4} == {role: plant.replicas(role) for role in RATIO}
+        assert plant.assignment is not None
+        where = {one.id: set(one.nodes) for group in plant.assignment.groups for one in group.instances}
+        pods = await asyncio.to_thread(plant.pods)
+        assert where == {name: {pod["spec"]["nodeName"]} for name, pod in pods.items()}, "each pod is on its reserved node"
+        rows = world.run("inventory", "show", "--fleet", plant.fleet, "--json").splitlines()
+        held = {row["node"]: row["held"] for row in map(json.loads, rows) if row["held"]}
+        assert held == {node: 8 for nodes in where.values() for node in nodes}, "the inventory shows it"
+        plant.demand = dict(LOW)
+        await plant.hop_until({"prefill": 1, "decode": 2})
+        assert {"prefill": 1, "decode": 2} == {role: plant.replicas(role) for role in RATIO}
+        assert 3 == len(await asyncio.to_thread(plant.pods))
+        world.run("inventory", "check")
+        assert "" == world.run("dead-letters", "list", "--json").strip()
 
 
 async def test_without_the_rights_it_says_which_one_is_missing(cluster: KubeServers) -> None:

@@ -6,99 +6,29 @@ import asyncio
 import base64
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from heteroscale.bus.connect import open_log
 from heteroscale.bus.log import Entry
-from heteroscale.bus.settings import BusSettings
-from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Action
-from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.decision.law.ratio import derive
+from support import loop_world
+from support.loop_world import HIGH, LOW, RATIO, SERVICES, plant_of
 from support.plant import Plant
 from support.poison import poison
 from support.processes import Fleet
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(300)]
 
-SERVICES = ("signals", "decision", "placement")
-START_MS = 1_780_000_020_000
-RATIO = {"prefill": 1, "decode": 2}
-SPEC = """
-service: chat
-fleet: FLEET
-mode: active
-roles:
-  prefill: {min: 1, max: 6, gpus: 8, gpu_types: [{type: H20}]}
-  decode: {min: 2, max: 12, gpus: 8, gpu_types: [{type: H20}]}
-ratio: {prefill: 1, decode: 2}
-window: {size: 60s, hop: 30s, interval: 10s, allowed_lateness: 0s, silence: 30s}
-signals:
-  - {metric: decode_tps, role: decode, target: 1000}
-behavior:
-  scale_out: {cooldown: 30s}
-  scale_in: {stabilization: 60s, cooldown: 60s, soft: {observe: 60s}}
-"""
-
 
 @pytest.fixture
 def world(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> Iterator[Fleet]:
     """A fresh prefix with topics, a fleet of 24 nodes in two s2 and the spec applied; no service runs yet."""
-    fleet = f"fleet-{prefix}"
-    environment = {
-        "HETEROSCALE_KAFKA": kafka,
-        "HETEROSCALE_REDIS": redis_url,
-        "HETEROSCALE_PREFIX": prefix,
-        "HETEROSCALE_TICKER": "off",
-        "HETEROSCALE_FLEET": fleet,
-    }
-    rows = [
-        f"  - {{node: {s1}-{n}, gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: {s1[0].upper()}, s1: {s1}}}, state: ready}}"
-        for s1 in ("a1", "a2", "b1", "b2")
-        for n in range(6)
-    ]
-    (tmp_path / "fleet.yaml").write_text(f"fleet: {fleet}\nnodes:\n" + "\n".join(rows) + "\n")
-    (tmp_path / "spec.yaml").write_text(SPEC.replace("FLEET", fleet))
-    with Fleet(environment, tmp_path) as processes:
-        processes.run("topics", "create", "--keep-forever")
-        processes.run("fleet", "import", "fleet.yaml")
-        asyncio.run(set_clock(kafka, prefix))
-        processes.run("apply", "spec.yaml")
+    with loop_world.opened(tmp_path, kafka, redis_url, prefix) as processes:
         yield processes
-
-
-async def set_clock(kafka: str, prefix: str) -> None:
-    """The first tick: from here on the records' time is the test's."""
-    log = await open_log(BusSettings(kafka=kafka))
-    name = topic_name(prefix, Topic.TELEMETRY)
-    tick = codec.encode(Tick(at_ms=START_MS))
-    await log.append([Entry(name, None, tick, START_MS, partition) for partition in range(CATALOGUE[Topic.TELEMETRY].partitions)])
-    await log.close()
-
-
-@asynccontextmanager
-async def plant_of(world: Fleet) -> AsyncIterator[Plant]:
-    """The engines of the service, on the same log."""
-    log = await open_log(BusSettings(kafka=world.environment["HETEROSCALE_KAFKA"]))
-    plant = Plant(
-        log,
-        world.environment["HETEROSCALE_PREFIX"],
-        "chat",
-        world.environment["HETEROSCALE_FLEET"],
-        START_MS + 10_000,
-        START_MS + 60_000,
-        {"decode": 1_500.0, "prefill": 9_000.0},
-    )
-    try:
-        yield plant
-    finally:
-        await plant.close()
-        await log.close()
 
 
 def assert_sound(world: Fleet, plant: Plant) -> None:
@@ -123,17 +53,17 @@ def test_a_load_step_becomes_reserved_nodes_and_comes_back(world: Fleet) -> None
         world.start(name)
 
     async def scenario() -> None:
-        async with plant_of(world) as plant:
+        async with plant_of(world, Plant) as plant:
             await plant.settle()
             assert plant.count() == {"prefill": 1, "decode": 2}
-            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            plant.demand = dict(HIGH)
             await plant.hop()
             await plant.hop()
             await plant.settle()
             assert plant.count() == {"prefill": 2, "decode": 4}
             assert plant.assignment is not None
             assert len({group.domain.s2 for group in plant.assignment.groups}) == 1
-            plant.demand = {"decode": 1_500.0, "prefill": 9_000.0}
+            plant.demand = dict(LOW)
             actions = [(await plant.hop()).action for _ in range(12)]
             assert Action.SCALE_IN in actions
             assert Action.FINALIZE in actions
@@ -150,9 +80,9 @@ def test_the_loop_goes_on_after_kill_9(world: Fleet, victim: str) -> None:
     running = {name: world.start(name, extra={"HETEROSCALE_SESSION_TIMEOUT_MS": "6000"}) for name in SERVICES}
 
     async def scenario() -> None:
-        async with plant_of(world) as plant:
+        async with plant_of(world, Plant) as plant:
             await plant.settle()
-            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            plant.demand = dict(HIGH)
             running[victim].signal(signal.SIGKILL)
             running[victim].process.wait()
             world.start(victim, wait=False)
@@ -176,11 +106,11 @@ def test_a_zombie_placement_worker_is_refused_by_its_fence(world: Fleet) -> None
     zombie = world.start("placement", extra={"HETEROSCALE_SESSION_TIMEOUT_MS": "6000"})
 
     async def scenario() -> None:
-        async with plant_of(world) as plant:
+        async with plant_of(world, Plant) as plant:
             await plant.settle()
             zombie.signal(signal.SIGSTOP)
             world.start("placement", wait=False)
-            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            plant.demand = dict(HIGH)
             await plant.hop()
             await plant.hop()
             await plant.settle()
@@ -203,7 +133,7 @@ def test_the_topics_tell_the_story_by_hand(world: Fleet) -> None:
         world.start(name)
 
     async def scenario() -> Plant:
-        async with plant_of(world) as plant:
+        async with plant_of(world, Plant) as plant:
             await plant.settle()
             return plant
 
@@ -225,7 +155,7 @@ def test_poison_on_every_topic_ends_in_dead_letters_and_the_loop_goes_on(world: 
         world.start(name)
 
     async def scenario() -> None:
-        async with plant_of(world) as plant:
+        async with plant_of(world, Plant) as plant:
             await plant.settle()
             at_ms = plant.now_ms
             entries = []
@@ -235,7 +165,7 @@ def test_poison_on_every_topic_ends_in_dead_letters_and_the_loop_goes_on(world: 
                 )
                 entries.append(Entry(topic_name(plant.prefix, bad.topic), key.encode(), bad.value, at_ms))
             offsets = await plant.log.append(entries)
-            plant.demand = {"decode": 3_900.0, "prefill": 24_000.0}
+            plant.demand = dict(HIGH)
             await plant.hop()
             await plant.hop()
             await plant.settle()
