@@ -70,8 +70,11 @@ def test_up_status_crash_up_down(environment: Mapping[str, str]) -> None:
     assert (0, {"kafka": "native", "redis": "native"}) == (code, addresses["how"]), stderr
     assert f"127.0.0.1:{ports[1]}" == addresses["kafka"]
 
-    code, stdout, _ = call(environment, "up", "--json")
+    other = probe.free_port()
+    code, stdout, stderr = call(environment, "up", "--json", "--kafka-port", str(other), *ports[2:])
     assert (0, {"kafka": "running", "redis": "running"}) == (code, lines(stdout)[0]["how"])
+    said = f"kafka is running at 127.0.0.1:{ports[1]}, so --kafka-port {other} is not used; first: heteroscale servers down"
+    assert [said] == [line for line in stderr.splitlines() if "-port" in line]
 
     code, stdout, _ = call(environment, "status", "--json")
     assert (0, {"kafka": "up", "redis": "up"}) == (code, {row["server"]: row["state"] for row in lines(stdout)})
@@ -144,7 +147,7 @@ def test_a_taken_port_is_one_clear_message(environment: Mapping[str, str]) -> No
 
 
 def test_a_demo_without_java_says_so_and_leaves_nothing_running(environment: Mapping[str, str], tmp_path: Path) -> None:
-    """No Docker and no Java on PATH: the day is played in one process, and a Redis that was started for it goes with it."""
+    """No Docker and no Java on PATH: the day is played in one process, and no Redis is started for it."""
     command = str(Path(sys.executable).parent / "heteroscale")
     bare = {name: value for name, value in environment.items() if name != "JAVA_HOME"}
     folder = tmp_path / "path"
@@ -157,6 +160,8 @@ def test_a_demo_without_java_says_so_and_leaves_nothing_running(environment: Map
     )
     assert 0 == done.returncode, done.stderr
     assert "embedded log: nothing survives this process" in done.stdout
+    assert "Redis: none (not needed: there is no Kafka)" in done.stdout
     assert "no Java on PATH" in done.stderr
+    assert "starting Redis" not in done.stderr
     assert "It worked" in done.stdout
     assert [] == ledger.entries()

@@ -152,7 +152,7 @@ class KafkaAdmin:
             async with self._connecting:
                 if self._admin is None:
                     self._admin = AIOKafkaAdminClient(**kafka_client.connection(self._settings))
-                    await bounded(self._admin.start(), self._limit_ms, f"connecting to Kafka at {self._settings.kafka}")
+                    await kafka_client.connected(self._admin.start(), self._settings)
                 admin = self._admin
             return await bounded(call(admin), self._limit_ms, doing)
         except (Retryable, asyncio.CancelledError):
@@ -164,7 +164,7 @@ class KafkaAdmin:
             async with self._connecting:
                 if self._lookup is None:
                     self._lookup = AIOKafkaConsumer(**kafka_client.connection(self._settings), enable_auto_commit=False)
-                    await bounded(self._lookup.start(), self._limit_ms, f"connecting to Kafka at {self._settings.kafka}")
+                    await kafka_client.connected(self._lookup.start(), self._settings)
                 lookup = self._lookup
             return await bounded(call(lookup), self._limit_ms, doing)
         except (Retryable, asyncio.CancelledError):

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
 
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts.errors import Broken, HeteroscaleError, Rejected, Retryable, Stale
@@ -20,6 +21,8 @@ T = TypeVar("T")
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # what it would say, the errors raised here say
 
 CLIENT_ID: Final = "heteroscale"
+TLS_CURE: Final = "check HETEROSCALE_TLS_CA, HETEROSCALE_TLS_CERT and HETEROSCALE_TLS_KEY"
+REASON_LIMIT_S: Final = 3.0
 CLOSE_LIMIT_S: Final = 3.0
 CUT_ROUNDS: Final = 3  # a client that is being stopped may connect once more to say good-bye
 CUT_LIMIT_S: Final = 1.0
@@ -49,9 +52,11 @@ _BROKEN: Final = (
     kafka_errors.IncompatibleBrokerVersion,
     kafka_errors.InvalidGroupIdError,
     kafka_errors.InvalidTopicError,
+    kafka_errors.SaslAuthenticationFailed,
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.UnsupportedVersionError,
     kafka_errors.UnsupportedCodecError,
+    kafka_errors.UnsupportedSaslMechanismError,
 )
 
 
@@ -78,6 +83,8 @@ def connection(settings: BusSettings) -> dict[str, Any]:
 def translated(error: Exception, doing: str) -> HeteroscaleError:
     """Our error for one of aiokafka's; the caller raises it `from` the original."""
     text = f"{doing}: {error or type(error).__name__}"
+    if isinstance(error, ssl.SSLError):
+        text += f"; {TLS_CURE}"
     if isinstance(error, _STALE):
         return Stale(text)
     for kind, code in _REJECTED.items():
@@ -97,6 +104,39 @@ async def bounded(awaitable: Awaitable[T], limit_ms: int, doing: str) -> T:
         raise Retryable(f"{doing}: no answer within {limit_ms} ms") from error
     except (kafka_errors.KafkaError, OSError) as error:
         raise translated(error, doing) from error
+
+
+async def connected(start: Awaitable[None], settings: BusSettings) -> None:
+    """Await a client's `start()` within the limit. Raises Retryable that says what keeps it, Broken where waiting cannot help."""
+    doing = f"connecting to Kafka at {settings.kafka}"
+    try:
+        await bounded(start, settings.request_timeout_ms, doing)
+    except Retryable as error:
+        reason = await _reason(settings)
+        if reason is None:
+            raise
+        raise translated(reason, doing) from error
+
+
+async def _reason(settings: BusSettings) -> Exception | None:
+    """Why none of the bootstrap servers lets us in, which a client that starts tells its log alone; null if one does by now."""
+    arguments = connection(settings)
+    found: Exception | None = None
+    for server in arguments.pop("bootstrap_servers"):
+        host, _, port = server.rpartition(":")
+        try:
+            async with asyncio.timeout(REASON_LIMIT_S):
+                opened = await create_conn(
+                    host.strip("[]"), int(port), **{name: value for name, value in arguments.items() if name != "retry_backoff_ms"}
+                )
+        except TimeoutError:
+            found = found or kafka_errors.KafkaConnectionError("takes connections and does not answer")
+        except (kafka_errors.KafkaError, OSError) as error:
+            found = error
+        else:
+            opened.close()
+            return None
+    return found
 
 
 async def stopped(stop: Coroutine[Any, Any, Any], client: AIOKafkaClient) -> None:
@@ -129,5 +169,5 @@ def _tls(settings: BusSettings) -> ssl.SSLContext:
         if settings.tls_cert is not None:
             context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise Rejected("settings", f"{error}; check HETEROSCALE_TLS_CA, HETEROSCALE_TLS_CERT and HETEROSCALE_TLS_KEY", "tls") from error
+        raise Rejected("settings", f"{error}; {TLS_CURE}", "tls") from error
     return context

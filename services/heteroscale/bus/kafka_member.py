@@ -17,7 +17,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.structs import TopicPartition as KafkaPartition
 
-from heteroscale.bus import kafka_reader
+from heteroscale.bus import kafka_client, kafka_reader
 from heteroscale.bus.kafka_client import bounded
 from heteroscale.bus.log import AssignedHook, Record, RevokedHook, TopicPartition
 from heteroscale.bus.settings import BusSettings
@@ -102,7 +102,7 @@ class KafkaMember:
             request_timeout_ms=max(self._limit_ms, rebalance_ms + REJOIN_SLACK_MS),
         )
         try:
-            await bounded(reading.start(), self._limit_ms, f"connecting to Kafka at {self._settings.kafka}")
+            await kafka_client.connected(reading.start(), self._settings)
             reading.subscribe(list(self._membership.topics), listener=self._news)
         except BaseException:
             await kafka_reader.discard(reading)

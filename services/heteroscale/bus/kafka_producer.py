@@ -134,7 +134,7 @@ class KafkaProducer:
             max_request_size=RECORD_BYTES_MAX,
         )
         try:
-            await bounded(producer.start(), self._limit_ms, f"connecting to Kafka at {self._settings.kafka}")
+            await kafka_client.connected(producer.start(), self._settings)
         except BaseException:
             await _discard(producer)
             raise

@@ -121,7 +121,7 @@ class KafkaReader:
             return self._consumer
         reading = consumer(self._settings)
         try:
-            await bounded(reading.start(), self._settings.request_timeout_ms, f"connecting to Kafka at {self._settings.kafka}")
+            await kafka_client.connected(reading.start(), self._settings)
             reading.assign([KafkaPartition(*at) for at in sorted(self._positions)])
             for at, offset in self._positions.items():
                 reading.seek(KafkaPartition(*at), offset)

@@ -14,7 +14,7 @@ from heteroscale.cli.options import connection_of, connection_options
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.servers import chain, ledger
+from heteroscale.servers import chain, ledger, probe
 from heteroscale.servers.chain import Servers
 from heteroscale.simulator import demo as simulated
 from heteroscale.simulator import faults
@@ -47,7 +47,7 @@ def demo(ctx: click.Context, hours: float, seed: int, fault_texts: tuple[str, ..
     console = Console()
     parsed = tuple(faults.parse(text) for text in fault_texts)
     options = simulated.Options(hours=hours, seed=seed, faults=parsed, report=output.note)
-    started = chain.Options(lasting=True, report=output.note)
+    started = chain.Options(lasting=True, paired=True, report=output.note)
     with terminated_as_interrupt(), ledger.exclusive("up"):
         servers = chain.provide(connection.kafka, connection.redis, started)
     keep = False
@@ -78,7 +78,7 @@ def _play(console: Console, servers: Servers, options: simulated.Options) -> Sho
 
 
 def _say_servers(console: Console, servers: Servers) -> None:
-    for name, address in (("Kafka", servers.kafka), ("Redis", servers.redis)):
+    for name, address in (("Kafka", servers.kafka), ("Redis", probe.without_password(servers.redis or ""))):
         how = servers.how[name.lower()]
         console.print(f"{name}: {address or 'none'} ({how})", markup=False, highlight=False)
     if servers.kafka is None:
@@ -96,9 +96,9 @@ def _say_next(console: Console, servers: Servers, shown: Shown, *, keep: bool) -
 
 
 def next_commands(servers: Servers, shown: Shown) -> Sequence[str]:
-    """Commands that work as they stand."""
+    """Commands that work as they stand, but for a password, which is not shown."""
     log = f" --prefix {shown.prefix}" + (f" --kafka {servers.kafka}" if servers.how["kafka"] == "given" else "")
-    redis = f" --redis {servers.redis}" if servers.redis and servers.how["redis"] == "given" else ""
+    redis = f" --redis {probe.without_password(servers.redis)}" if servers.redis and servers.how["redis"] == "given" else ""
     lines = [f"heteroscale topics describe{log}", f"heteroscale status{log}"]
     moved = shown.played.closing.moved
     if moved is not None:

@@ -28,7 +28,7 @@ from heteroscale.servers import redis as redis_server
 
 PYTHON_LEAST: Final = (3, 11)
 STALE_MS: Final = 60_000  # a tick comes every second; a minute without one means that nobody ticks
-REDIS_PATIENCE_S: Final = 3.0
+REDIS_PATIENCE_MS: Final = 3_000
 
 
 class Verdict(enum.StrEnum):
@@ -166,20 +166,15 @@ async def _flow(view: LogView) -> list[Finding]:
 
 
 async def _redis(connection: Connection) -> list[Finding]:
-    from redis import asyncio as client  # noqa: PLC0415 (only this check needs it)
     from redis.exceptions import RedisError  # noqa: PLC0415 (only this check needs it)
+
+    from heteroscale.placement.inventory.redis import client_of  # noqa: PLC0415 (as above)
 
     try:
         found = connection.redis_settings()
     except Rejected as error:
         return [Finding("redis", Verdict.NOTE, error.message, "heteroscale servers up")]
-    redis = client.Redis.from_url(
-        str(found.url),
-        username=found.username,
-        password=found.password,
-        socket_timeout=REDIS_PATIENCE_S,
-        socket_connect_timeout=REDIS_PATIENCE_S,
-    )
+    redis = client_of(settings.replaced(found, timeout_ms=REDIS_PATIENCE_MS))
     try:
         info: dict[str, Any] = await redis.info("server")
         wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}

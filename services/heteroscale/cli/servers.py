@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -53,6 +55,7 @@ def up(kafka_port: int | None, redis_port: int | None, *, as_json: bool) -> None
     )
     with terminated_as_interrupt(), ledger.exclusive("up"):
         found = chain.provide(options=options)
+    _note_other_ports(found, {"kafka": kafka_port, "redis": redis_port})
     if as_json:
         output.emit({"kafka": found.kafka, "redis": found.redis, "how": found.how})
     else:
@@ -119,6 +122,22 @@ def _print_addresses(found: chain.Servers) -> None:
         output.note(f"{name}: {found.how[name]}")
         if address is not None:
             click.echo(f"export {chain.VARIABLE[name]}={shlex.quote(address)}")
+
+
+def _note_other_ports(found: chain.Servers, wanted: Mapping[str, int | None]) -> None:
+    """A port that was asked for is not used for a server that is up already, or given."""
+    for name, address in (("kafka", found.kafka), ("redis", found.redis)):
+        port = wanted[name]
+        if port is None or address is None or found.how[name] not in {"running", "given"} or port in _ports(address):
+            continue
+        shown = probe.without_password(address)
+        cure = "first: heteroscale servers down" if found.how[name] == "running" else f"unset {chain.VARIABLE[name]} for one of your own"
+        output.note(f"{name} is {found.how[name]} at {shown}, so --{name}-port {port} is not used; {cure}")
+
+
+def _ports(address: str) -> set[int]:
+    """The ports that an address names: a Redis URL, or a list of brokers."""
+    return {int(found) for found in re.findall(r":(\d{1,5})(?=[,/]|$)", address)}
 
 
 def _if_free(port: int) -> int | None:

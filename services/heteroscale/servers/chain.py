@@ -27,10 +27,14 @@ _ATTEMPTS = 3  # another process may take a free port between looking and listen
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`lasting` servers stay when the caller ends. A null port is any free one. `reuse` takes what `servers up` started."""
+    """`lasting` servers stay when the caller ends. A null port is any free one. `reuse` takes what `servers up` started.
+
+    `paired` starts no Redis where there is no Kafka: who plays in one process keeps the inventory there too.
+    """
 
     lasting: bool = False
     reuse: bool = True
+    paired: bool = False
     kafka_port: int | None = None
     redis_port: int | None = None
     report: Report = lambda _line: None
@@ -74,6 +78,9 @@ def provide(kafka: str | None = None, redis: str | None = None, options: Options
             address = given or os.environ.get(VARIABLE[name]) or None
             if address is not None:
                 found[name] = (_reachable(name, address), "given")
+                continue
+            if wanted.paired and name == "redis" and found["kafka"][0] is None:
+                found[name] = (None, "not needed: there is no Kafka")
                 continue
             entry, how = _find_or_start(name, wanted)
             found[name] = (entry.address if entry else None, how)
