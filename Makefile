@@ -39,9 +39,7 @@ check: install ## format, lint, types, imports: seconds
 
 bench: install ## measurements, printed with the machine they were taken on
 	@$(BIN)/python -c 'import ortools' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(ORTOOLS)"
-	@eval "$$($(BIN)/heteroscale servers up)"; export PYTHONPATH=tests; \
-	for script in $(filter-out %/worlds.py,$(wildcard tests/benchmarks/*.py)); do \
-	  echo; echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	@PYTHONPATH=tests $(BIN)/python -m support.benchmarks $(ARGS)
 
 chaos: install ## long fault runs: kill, pause, partition
 	@$(BIN)/python -m pytest -m chaos $(ARGS) tests
