@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+
 from heteroscale.servers import chain
 from heteroscale.servers.failure import ServerFailure
 
@@ -24,7 +26,7 @@ def main(arguments: list[str]) -> int:
                 return 1
             told = {**os.environ, **{chain.VARIABLE[name]: str(getattr(servers, name)) for name in chain.NAMES}}
             for script in scripts:
-                print(f"\n== {script.relative_to(Path.cwd())}", flush=True)
+                click.echo(f"\n== {script.relative_to(Path.cwd())}")
                 code = subprocess.run([sys.executable, str(script), *arguments], env=told, check=False).returncode
                 if code != 0:
                     return code
@@ -35,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    click.echo(line, err=True)
 
 
 if __name__ == "__main__":
