@@ -1,6 +1,8 @@
 """Is what an engine exposes enough? Which signal each figure carries, and how to turn on the ones that are missing. Pure.
 
-Sources: the engines' own documentation of their metrics and flags.
+Sources, read in November 2026: vLLM docs, "vllm serve" and "Metrics"; SGLang docs, "Production Metrics"; TensorRT-LLM,
+tensorrt_llm/metrics/collector.py and serve/openai_server.py; Dynamo 1.6 docs, "Environment Variables" and the pages of its backends;
+llama.cpp, tools/server/README.md; TGI docs, "Metrics"; dcgm-exporter, etc/default-counters.csv.
 """
 
 from __future__ import annotations
@@ -56,24 +58,32 @@ _ANY: Final = {
     "started_at_ms": "nothing to turn on: resets are then told by counters alone",
 }
 _SGLANG: Final = "start the server with --enable-metrics"
-_TRTLLM: Final = "serve with `return_perf_metrics: true` and `enable_iter_perf_stats: true` in the LLM options, and a new release"
+_TRTLLM: Final = (
+    "serve with `return_perf_metrics: true` in the options file (trtllm-serve --config, in older releases --extra_llm_api_options)"
+)
+_TRTLLM_LOOP: Final = (
+    "serve with `return_perf_metrics: true` and `enable_iter_perf_stats: true` in the options file (trtllm-serve --config)"
+)
 _CURES: Final[Mapping[str, Mapping[str, str]]] = {
     "vllm": {
         "": "start the server without --disable-log-stats",
-        "cached_prompt_tokens": "start the server with --enable-prefix-caching",
+        "cached_prompt_tokens": "start the server without --no-enable-prefix-caching; the V0 engine has no such counter",
     },
     "sglang": {
         "": _SGLANG,
-        "cached_prompt_tokens": f"{_SGLANG} and without --disable-radix-cache",
+        "cached_prompt_tokens": f"{_SGLANG} and without --disable-radix-cache; the series appears with the first hit",
     },
-    "trtllm": {"": _TRTLLM, "cached_prompt_tokens": "not exposed by this engine"},
+    "trtllm": {"": _TRTLLM, "running": _TRTLLM_LOOP, "waiting": _TRTLLM_LOOP, "kv_usage": _TRTLLM_LOOP},
     "tgi": {
         "cached_prompt_tokens": "not exposed by this engine",
         "ttft": "not exposed by this engine; guard on tbt instead",
         "kv_usage": "not exposed by this engine",
     },
     "llamacpp": {"": "start the server with --metrics", "ttft": "not exposed by this engine", "tbt": "not exposed by this engine"},
-    "dynamo-worker": {"": "scrape the engine's own page on the worker's DYN_SYSTEM_PORT (with DYN_SYSTEM_ENABLED=true)"},
+    "dynamo-worker": {
+        "": "its engine adds its own series to this page (DYN_SYSTEM_PORT): SGLang with --enable-metrics, TensorRT-LLM with "
+        "--publish-events-and-metrics"
+    },
     "dynamo-frontend": {"": "a frontend speaks for a whole pool: scrape each worker's own page for per-instance figures"},
     "triton": {"": "the Triton page has no token counters: scrape the TensorRT-LLM server's /prometheus/metrics instead"},
 }

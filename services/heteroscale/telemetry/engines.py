@@ -24,7 +24,8 @@ class Engine(NamedTuple):
     """Where one version family keeps what a sample needs. Empty: it does not have it.
 
     `markers`: at least one of them is on the page of this family (empty: any mapped name will do). `per_token`: its
-    TBT histogram has one observation a token, so that TTFT count + TBT count is a count of tokens.
+    TBT histogram has one observation a token, so that TTFT count + TBT count is a count of tokens. `at_end`: all that it
+    counts, it counts when a request ends, so that standing still says nothing while requests run.
     `pool`: the page speaks for a whole pool (a frontend), not for one instance.
     """
 
@@ -42,6 +43,7 @@ class Engine(NamedTuple):
     ttft: tuple[Reading, ...] = ()
     tbt: tuple[Reading, ...] = ()
     per_token: bool = False
+    at_end: bool = False
     pool: bool = False
 
 
@@ -97,12 +99,14 @@ _TRTLLM = Engine(
     prefix="trtllm",
     generation_tokens=_names("generation_tokens"),
     prompt_tokens=_names("prompt_tokens"),
+    cached_prompt_tokens=_names("prompt_cached_tokens"),
     requests_finished=_names("request_success"),
     running=_names("num_requests_running"),
     waiting=_names("num_requests_waiting"),
     kv_usage=_names("kv_cache_utilization"),
     ttft=_names("time_to_first_token_seconds"),
     tbt=_names("time_per_output_token_seconds"),
+    at_end=True,
 )
 _TGI = Engine(
     kind="tgi",
@@ -114,6 +118,7 @@ _TGI = Engine(
     running=_names("batch_current_size"),
     waiting=_names("queue_size"),
     tbt=_names("request_mean_time_per_token_duration"),
+    at_end=True,
 )
 _LLAMACPP = Engine(
     kind="llamacpp",
@@ -124,6 +129,7 @@ _LLAMACPP = Engine(
     running=_names("requests_processing"),
     waiting=_names("requests_deferred"),
     kv_usage=_names("kv_cache_usage_ratio"),
+    at_end=True,
 )
 _DYNAMO_WORKER = Engine(
     kind="dynamo-worker",

@@ -68,8 +68,8 @@ class Station:
         identity = Identity(instance=target.instance, role=target.role, at_ms=at_ms, gpu_type=target.gpu_type, gpus=target.gpus)
         gpu = None if gpu_page is None else dcgm.figures(_own_gpus(gpu_page, target), target.instance)
         found = sample.read(parsed, engine, identity, gpu)
-        if not self._freshness.is_news(found.sample):
-            return Scraped(Outcome.STALE, f"it has work, and its counters stand still since {self._freshness.moved_at_ms}")
+        if not self._freshness.is_news(found.sample) and not engine.at_end:
+            return Scraped(Outcome.STALE, f"it has work, and nothing on its page has moved since {self._freshness.moved_at_ms}")
         if found.layouts != self._layouts:
             self._layouts = found.layouts
         placed = msgspec.structs.replace(found.sample, node=target.node, group=target.group)

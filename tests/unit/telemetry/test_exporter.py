@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from heteroscale.bus.catalogue import create
 from heteroscale.bus.log import Log
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
-from heteroscale.contracts.telemetry import EngineState, InstanceSample, Samples
+from heteroscale.contracts.telemetry import EngineState, Histogram, InstanceSample, Samples
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime import metrics
 from heteroscale.runtime.context import Context
@@ -219,15 +220,54 @@ async def test_real_pages_over_http_make_the_samples_of_telemetry_parse() -> Non
     assert ["frontend", "decode"] == roles
 
 
-def test_freshness_is_told_by_counters() -> None:
+def test_freshness_is_told_by_what_moves() -> None:
     """News: the first look, any movement, an idle engine, an engine without counters. Not: work without movement."""
     freshness = Freshness()
 
-    def is_news(at_ms: int, tokens: int | None, running: int) -> bool:
+    def is_news(at_ms: int, tokens: int | None, running: int, tbt: int | None = None, kv_usage: float | None = None) -> bool:
+        histogram = None if tbt is None else Histogram(layout="tbt", counts=[tbt, 0], sum_s=None)
         return freshness.is_news(
-            InstanceSample(instance="i", role="d", state=EngineState.SERVING, at_ms=at_ms, generation_tokens=tokens, running=running)
+            InstanceSample(
+                instance="i",
+                role="d",
+                state=EngineState.SERVING,
+                at_ms=at_ms,
+                generation_tokens=tokens,
+                running=running,
+                tbt=histogram,
+                kv_usage=kv_usage,
+            )
         )
 
-    looks = [(1, 5, 1), (2, 5, 1), (3, 6, 1), (4, 6, 0), (5, 6, 1), (6, None, 1), (7, None, 1), (8, 3, 1)]
-    assert [True, False, True, True, False, True, True, True] == [is_news(*look) for look in looks]
-    assert 8 == freshness.moved_at_ms
+    looks: list[tuple[tuple[Any, ...], bool]] = [
+        ((1, 5, 1), True),
+        ((2, 5, 1), False),
+        ((3, 6, 1), True),
+        ((4, 6, 0), True),
+        ((5, 6, 0), True),
+        ((6, 6, 1), True),
+        ((7, 6, 1), False),
+        ((8, 6, 1, 4), True),
+        ((9, 6, 1, 4), False),
+        ((10, 6, 1, 5), True),
+        ((11, 6, 1, 5, 0.25), True),
+        ((12, None, 1), True),
+        ((13, None, 1), True),
+        ((14, 3, 1), True),
+    ]
+    assert [expected for _, expected in looks] == [is_news(*look) for look, _ in looks]
+    assert 14 == freshness.moved_at_ms
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "trtllm_generation_tokens_total 500\ntrtllm_num_requests_running 3\n",
+        "tgi_request_generated_tokens_sum 500\ntgi_batch_current_size 3\n",
+        "llamacpp:tokens_predicted_total 500\nllamacpp:requests_processing 3\n",
+    ],
+)
+def test_an_engine_that_counts_when_requests_end_is_not_silent_between(page: str) -> None:
+    """Long answers: nothing moves for a minute, and the engine is alive."""
+    station = export.Station(export_targets.target(ExportSettings(), "http://engine"))
+    assert [Outcome.OK] * 3 == [station.read(page.encode(), at_ms, None).outcome for at_ms in (1, 2, 3)]
