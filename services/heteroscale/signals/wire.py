@@ -120,7 +120,7 @@ def read(payload: bytes) -> Batch | Tick:
     """Decode one telemetry.v1 value. Raises Rejected (`undecodable`, `invalid`) if nothing of it can be used."""
     try:
         record = _record.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _salvage(payload, error)
     if isinstance(record, Tick):
         if record.at_ms < 0:
@@ -199,7 +199,7 @@ def _salvage(payload: bytes, error: Exception) -> Batch:
     for raw in raws.samples:
         try:
             sample = _read_sample(bytes(raw))
-        except (msgspec.DecodeError, ValueError) as fault:
+        except (msgspec.DecodeError, ValueError, RecursionError) as fault:
             bad.append(BadSample("invalid_sample", str(fault), bytes(raw)))
             continue
         misfit = _histogram_fault(sample, edges)
@@ -216,6 +216,8 @@ def _raw_samples(payload: bytes, error: Exception) -> _Envelope:
         envelope = _envelope.decode(payload)
     except msgspec.ValidationError as fault:
         raise Rejected("invalid", str(error)) from fault
+    except RecursionError as fault:
+        raise Rejected("undecodable", "nested too deeply") from fault
     except (msgspec.DecodeError, UnicodeDecodeError):
         envelope = _raw_samples_of_loose_json(payload, error)
     if envelope.kind != "samples":
