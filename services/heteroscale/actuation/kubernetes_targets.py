@@ -75,7 +75,7 @@ def load(path: str) -> list[ScaleTarget]:
     """The file's targets. Raises Rejected that says what is wrong and what to write."""
     try:
         document = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise Rejected("unreadable", " ".join(str(error).split()), path) from error
     try:
         targets = codec.convert(_File, document).targets

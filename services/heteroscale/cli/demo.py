@@ -10,7 +10,7 @@ from rich.console import Console
 
 from heteroscale.cli import output
 from heteroscale.cli.interrupt import terminated_as_interrupt
-from heteroscale.cli.options import connection_of, connection_options
+from heteroscale.cli.options import Finite, connection_of, connection_options
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
@@ -30,7 +30,7 @@ Examples:
   heteroscale demo --hours 2 --fault node:srv1101@1h+20m
   HETEROSCALE_KAFKA=host:9092 HETEROSCALE_REDIS=redis://host:6379/0 heteroscale demo""",
 )
-@click.option("--hours", default=24.0, show_default=True, type=click.FloatRange(min=0.1, max=24.0), help="How much of the day is played.")
+@click.option("--hours", default=24.0, show_default=True, type=Finite(min=0.1, max=24.0), help="How much of the day is played.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Draws arrivals and start-up times.")
 @click.option("--fault", "fault_texts", multiple=True, metavar="KIND:NAME@TIME[+DURATION]", help="s1, node or instance; may repeat.")
 @click.option("--down", is_flag=True, help="Stop the servers that this command started when the day is over.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,17 @@ def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def _connection_option(flag: str, name: str, metavar: str, about: str) -> Callable[[F], F]:
     return click.option(flag, name, metavar=metavar, expose_value=False, callback=_remember, help=about)
+
+
+class Finite(click.FloatRange):
+    """A number within bounds; NaN, which is within all, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Fails as click's own types do."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def connection_options(command: F) -> F:

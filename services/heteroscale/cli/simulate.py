@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from heteroscale.cli import files, output
-from heteroscale.cli.options import json_option
+from heteroscale.cli.options import Finite, json_option
 from heteroscale.cli.spec_files import read_specs
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
@@ -47,7 +47,7 @@ Examples:
 @click.option("--fleet", "fleet_file", required=True, type=_PATH, help="The nodes there are (FLEET.yaml).")
 @click.option("--profile", metavar="NAME|FILE", help="Engine curves: a name (h200_llama8b, h20_deepseek_r1) or a YAML file.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Draws arrivals and start-up times.")
-@click.option("--scale", default=1.0, show_default=True, type=float, help="Load against the trace's.")
+@click.option("--scale", default=1.0, show_default=True, type=Finite(min=0, min_open=True, max=1_000_000), help="Load against the trace's.")
 @click.option(
     "--fault",
     "fault_texts",

@@ -20,6 +20,8 @@ def parse(text: str, place: str) -> list[FleetNode]:
         document: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise Rejected("yaml", str(error), place) from error
+    except RecursionError as error:
+        raise Rejected("yaml", "nested too deeply", place) from error
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), Sequence):
         raise Rejected("fleet", "a fleet file has `fleet: NAME` and `nodes: [...]`", place)
     fleet = str(document.get("fleet", "default"))

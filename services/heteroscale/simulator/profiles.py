@@ -227,7 +227,7 @@ def _from_file(path: Path) -> Profile:
             startup_spread=float(document.get("startup_spread", 0.2)),
             drain_s=float(document.get("drain_s", 10)),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         what = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise Rejected("profile", f"{what}; a profile has prefill and decode curves per GPU type", str(path)) from error
 

@@ -137,7 +137,7 @@ class TargetsFile(_HoldsNothing):
         """As the file stands. Raises Rejected where it cannot be read: the exporter then keeps the targets that it has."""
         try:
             document = yaml.safe_load(await asyncio.to_thread(self._path.read_text, "utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
             raise Rejected("unreadable", " ".join(str(error).split()), str(self._path)) from error
         try:
             listed = codec.convert(_File, document).targets
