@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from heteroscale.cli import output
-from heteroscale.cli.options import json_option
+from heteroscale.cli.options import Finite, json_option
 from heteroscale.console import outcome as shown
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
@@ -32,8 +32,8 @@ Examples:
 @click.option("--case", "case_names", multiple=True, type=click.Choice(list(cases.CASES)), help="A trace; may repeat. Default: all.")
 @click.option("--policy", "policy_names", multiple=True, type=click.Choice(list(compare.SETTINGS)), help="May repeat. Default: all.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 10), help="Runs of the chosen setting.")
-@click.option("--startup", "startup_s", default=120.0, show_default=True, type=click.FloatRange(min=5.0), help="Start-up of an engine, s.")
-@click.option("--hours", type=click.FloatRange(min=0.1), help="How much of each trace is played. Default: all of it.")
+@click.option("--startup", "startup_s", default=120.0, show_default=True, type=Finite(min=5.0), help="Start-up of an engine, s.")
+@click.option("--hours", type=Finite(min=0.1), help="How much of each trace is played. Default: all of it.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, JOBS_MAX), help="Runs at the same time.")
 @click.option("--out", "folder", type=click.Path(file_okay=False, path_type=Path), help="Also write HTML, plots and tables here.")
 @click.option("--study", "as_study", is_flag=True, help="The eight signals under the same law instead of the policies.")
