@@ -12,7 +12,6 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay import archive, explain, overrides, report, whatif, whynot
-from heteroscale.replay.decider import Theirs
 from heteroscale.replay.recorded import Found, Recorded
 from heteroscale.replay.store import place_of
 
@@ -89,53 +88,10 @@ def test_why_not_names_the_demand_that_would_have(recorded: Recorded) -> None:
     assert f"decode_tps of decode at {count * 3000 * 1.05:g} instead of" in reply.demand
 
 
-def test_nothing_changed_means_no_horizon(recorded: Recorded) -> None:
-    """The recorded spec again: every decision is equal and exact."""
-    [answer] = whatif.ask(recorded, whatif.Case())
-    assert (None, True) == (answer.horizon_ms, all(step.exact and step.other == step.recorded for step in answer.steps))
-
-
-def test_a_counterfactual_is_exact_up_to_its_horizon(recorded: Recorded) -> None:
-    """The horizon is the first changed action; all before it equal the recording, all after it are marked as modelled."""
-    case = whatif.Case([overrides.parse("behavior.scale_in.stabilization=60s")])
-    [answer] = whatif.ask(recorded, case)
-    held = first(recorded, Action.HOLD, "stabilizing")
-    assert held.message.at_ms == answer.horizon_ms
-    at = next(number for number, step in enumerate(answer.steps) if step.changed)
-    assert all(step.exact for step in answer.steps[: at + 1])
-    assert not any(step.exact for step in answer.steps[at + 1 :])
-    changed = answer.steps[at].other
-    assert changed is not None
-    assert Action.SCALE_IN is changed.action
-    table = whatif.summary(answer)
-    assert table.modelled.gpu_hours < table.recorded.gpu_hours
-    assert at == table.before.decisions
-
-
-def test_another_checkout_decides_in_its_own_process(recorded: Recorded) -> None:
-    """The tree itself as the other checkout gives the same decisions; a folder without one is refused."""
-    [answer] = whatif.ask(recorded, whatif.Case(decider=lambda: Theirs(ROOT)))
-    assert (None, 65) == (answer.horizon_ms, len(answer.steps))
-    with pytest.raises(Rejected, match="holds no heteroscale"):
-        Theirs(ROOT / "docs")
-
-
-def test_without_an_instance_its_share_is_missing(recorded: Recorded) -> None:
-    """Without one decode's samples the windows count one less; a name that nobody has is refused."""
-    heard = explain.explain(recorded, recorded.decisions["chat"][-2]).heard
-    [name] = [one.instance for one in heard if one.role == "decode"][:1]
-    [answer] = whatif.ask(recorded, whatif.Case(without=(name,)))
-    step = next(one for one in answer.steps if one.window.roles["decode"].instances.serving)
-    assert step.exact
-    assert step.window.roles["decode"].instances.serving - 1 == step.other_window.roles["decode"].instances.serving
-    with pytest.raises(Rejected, match="no instance and no node"):
-        whatif.ask(recorded, whatif.Case(without=("nobody",)))
-
-
 def test_the_page_holds_everything_and_fetches_nothing(recorded: Recorded) -> None:
     """One file: every decision's id and place is in it, and no address of anything outside."""
     case = whatif.Case([overrides.parse("behavior.scale_in.stabilization=60s")])
-    page = report.page(recorded, whatif.ask(recorded, case), title="stabilization=60s")
+    page, _ = report.page(recorded, case, title="stabilization=60s")
     assert [] == [one.place for one in recorded.decisions["chat"] if one.place not in page]
     assert [] == [word for word in ("src=", "href=", "@import", "url(", "fetch(") if word in page]
     assert ["http://www.w3.org/2000/svg"] == [part.split('"')[0] for part in page.split('"') if part.startswith("http")]
@@ -143,7 +99,7 @@ def test_the_page_holds_everything_and_fetches_nothing(recorded: Recorded) -> No
 
 def test_instances_of_the_page_are_counted_by_state(recorded: Recorded) -> None:
     """The placement lane shows what the last placement lists."""
-    page = report.page(recorded, whatif.ask(recorded, whatif.Case()), title="")
+    page, _ = report.page(recorded, whatif.Case(), title="")
     ready = sum(one.state is InstanceState.READY for group in recorded.placements[-1].message.groups for one in group.instances)
     assert ready > 0
     assert f'"{InstanceState.READY.value}":' in page

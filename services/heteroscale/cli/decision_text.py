@@ -26,9 +26,14 @@ def moves(decision: Decision) -> str:
     for role, after in sorted(decision.after.items()):
         before = decision.before.get(role)
         was = after.replicas if before is None else before.replicas
-        text = f"{role} {after.replicas}" if was == after.replicas else f"{role} {was} → {after.replicas}"
-        parts.append(text + (f" (+{after.draining} draining)" if after.draining else ""))
+        parts.append(move(role, was, after.replicas, after.draining))
     return ", ".join(parts)
+
+
+def move(role: str, before: int, after: int, draining: int) -> str:
+    """`decode 8 → 12 (+1 draining)`."""
+    text = f"{role} {after}" if before == after else f"{role} {before} → {after}"
+    return text + (f" (+{draining} draining)" if draining else "")
 
 
 def stage_table(decision: Decision) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -74,10 +75,14 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     case = _case(texts, policy, without)
     with bundles.bundle_or_log(bundle, (since, until), services) as found:
-        code = _verify(found, restart_every, as_json=as_json) if case is NOTHING else _ask(found, case, diff=diff, as_json=as_json)
+        answers = None
         if page is not None:
-            answers = whatif.ask(Recorded(found), case)
-            page.write_text(report.page(Recorded(found), answers, title=_title(texts, policy, without)))
+            text, answers = report.page(Recorded(found), case, title=_title(texts, policy, without))
+            page.write_text(text)
+        code = 0 if case is not NOTHING else _verify(found, restart_every, as_json=as_json)
+        if case is not NOTHING:
+            _ask(found, case, answers, diff=diff, as_json=as_json)
+        if page is not None:
             output.note(f"report: {page}")
     ctx.exit(code)
 
@@ -119,17 +124,16 @@ def _verify(found: Bundle, restart_every: int | None, *, as_json: bool) -> int:
     return judged.exit_code
 
 
-def _ask(found: Bundle, case: whatif.Case, *, diff: bool, as_json: bool) -> int:
+def _ask(found: Bundle, case: whatif.Case, known: Sequence[whatif.Answer] | None, *, diff: bool, as_json: bool) -> None:
     recorded = Recorded(found)
     base = decision_stage.verify(recorded)
     if base.outcome is not Outcome.IDENTICAL:
         where = base.first.what if base.first is not None else "its input is not whole"
         output.note(f"note: the recording itself is {base.outcome.value} under this build ({where}); differences may come from there")
-    answers = whatif.ask(recorded, case)
+    answers = whatif.ask(recorded, case) if known is None else known
     if as_json:
         for answer in answers:
-            output.emit(msgspec.to_builtins(whatif.summary(answer)))
-        return 0
+            output.emit(msgspec.to_builtins(answer))
+        return
     for line in whatif_text.lines(answers, diff=diff):
         click.echo(line)
-    return 0

@@ -7,19 +7,21 @@ from typing import Final
 
 from heteroscale.cli import decision_text
 from heteroscale.contracts.units import instant_text
-from heteroscale.replay import whatif
-from heteroscale.replay.whatif import Answer, Figures, Step
+from heteroscale.replay.figures import Figures
+from heteroscale.replay.whatif import Answer, Moved
 
 ROWS: Final = (
-    ("decisions", "decisions"),
-    ("scale-outs", "scale_outs"),
-    ("scale-ins", "scale_ins"),
-    ("restores", "restores"),
-    ("direction changes", "direction_changes"),
-    ("GPU-hours commanded", "gpu_hours"),
-    ("most GPUs", "peak_gpus"),
-    ("guard-alarm minutes", "guard_alarm_minutes"),
+    ("decisions", "decisions", "g"),
+    ("scale-outs", "scale_outs", "g"),
+    ("scale-ins", "scale_ins", "g"),
+    ("restores", "restores", "g"),
+    ("direction changes", "direction_changes", "g"),
+    ("GPU-hours commanded", "gpu_hours", "g"),
+    ("most GPUs", "peak_gpus", "g"),
+    ("guard-alarm minutes", "guard_alarm_minutes", "g"),
+    ("requests within SLO", "in_slo", ".2%"),
 )
+WIDTHS: Final = (12, 12, 14, 12)
 SHOWN: Final = 40
 
 
@@ -30,44 +32,60 @@ def lines(answers: Sequence[Answer], *, diff: bool) -> Iterator[str]:
 
 
 def _service(answer: Answer, *, diff: bool) -> Iterator[str]:
-    if not answer.steps:
+    if not answer.decisions:
         yield f"{answer.service}: no decision in the bundle"
         return
-    changed = [step for step in answer.steps if step.changed]
     if answer.horizon_ms is None:
-        yield f"{answer.service}: nothing would have changed in {len(answer.steps)} decisions (exact)"
-        told = [step for step in answer.steps if step.other is not None and step.other.stages != step.recorded.stages]
-        if told:
-            yield f"  {len(told)} decisions would have had other stages, with the same action"
+        yield f"{answer.service}: nothing would have changed in {answer.decisions} decisions (exact)"
+        if answer.reworded:
+            yield f"  {answer.reworded} decisions would have had other stages, with the same action"
         return
     yield f"{answer.service}: exact up to {instant_text(answer.horizon_ms)}, the first changed action (the horizon)"
-    first = changed[0]
-    yield f"  recorded {_title(first, other=False)}"
-    yield f"  instead  {_title(first, other=True)}"
-    summary = whatif.summary(answer)
+    first = answer.changed[0]
+    yield f"  recorded {_title(first.recorded)}"
+    yield f"  instead  {_title(first.instead)}"
     yield ""
-    yield f"  {'':22}{'up to horizon':>15}{'recorded after':>16}{'modelled after':>16}"
-    for title, name in ROWS:
-        yield f"  {title:22}{_cell(summary.before, name):>15}{_cell(summary.recorded, name):>16}{_cell(summary.modelled, name):>16}"
-    yield ""
-    yield f"  modelled: demand as recorded, start-up {answer.startup_ms / 1000:g} s, latency unknown while more serves than then"
+    yield from _table(answer)
     if diff:
-        yield f"  {len(changed)} of {len(answer.steps)} decisions differ:"
-        for step in changed[:SHOWN]:
-            mark = "exact   " if step.exact else "modelled"
-            yield f"  {mark} {instant_text(step.recorded.at_ms)}"
-            yield f"    - {_title(step, other=False)}"
-            yield f"    + {_title(step, other=True)}"
-        if len(changed) > SHOWN:
-            yield f"  … and {len(changed) - SHOWN} more (--json has all)"
+        yield from _differences(answer)
 
 
-def _title(step: Step, *, other: bool) -> str:
-    decision = step.other if other else step.recorded
-    if decision is None:
+def _table(answer: Answer) -> Iterator[str]:
+    """Simulated columns are named so; the first of them is the recorded policy, and shows what the simulator gets wrong."""
+    yield f"  {'':22}{'up to':>12}{'after it':>12}{'after it, simulated':>26}"
+    yield f"  {'':22}{'horizon':>12}{'recorded':>12}{'as recorded':>14}{'instead':>12}"
+    for title, name, shape in ROWS:
+        figures = (answer.before, answer.recorded, answer.simulated_as_recorded, answer.simulated)
+        cells = (_cell(one, name, shape) for one in figures)
+        yield f"  {title:22}{''.join(f'{cell:>{width}}' for cell, width in zip(cells, WIDTHS, strict=True))}"
+    yield ""
+    startup = "" if answer.startup_ms is None else f", start-up {answer.startup_ms / 1000:g} s"
+    if answer.simulated is not None:
+        yield f"  simulated: demand as recorded{startup}; the two simulated columns are the ones to compare"
+    for note in answer.notes:
+        yield f"  note: {note}"
+
+
+def _differences(answer: Answer) -> Iterator[str]:
+    yield f"  {len(answer.changed)} of {answer.decisions} decisions differ:"
+    for change in answer.changed[:SHOWN]:
+        yield f"  {'exact    ' if change.exact else 'simulated'} {instant_text(change.at_ms)}"
+        yield f"    - {_title(change.recorded)}"
+        yield f"    + {_title(change.instead)}"
+    if len(answer.changed) > SHOWN:
+        yield f"  … and {len(answer.changed) - SHOWN} more (--json has all)"
+
+
+def _title(moved: Moved | None) -> str:
+    if moved is None:
         return "no decision"
-    return f"{decision.action.value} ({decision.reason.value}): {decision_text.moves(decision)}"
+    counts = (
+        decision_text.move(role, moved.before.get(role, after["replicas"]), after["replicas"], after["draining"])
+        for role, after in moved.after.items()
+    )
+    return f"{moved.action} ({moved.reason}): {', '.join(counts)}"
 
 
-def _cell(figures: Figures, name: str) -> str:
-    return f"{getattr(figures, name):g}"
+def _cell(figures: Figures | None, name: str, shape: str) -> str:
+    value = None if figures is None else getattr(figures, name)
+    return "-" if value is None else format(value, shape)

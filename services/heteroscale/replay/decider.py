@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from heteroscale.bus.log import Record
 from heteroscale.contracts import codec
+from heteroscale.contracts.commands import Command
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import Placement
@@ -18,11 +19,16 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Tombstone
-from heteroscale.decision.law.setting import LIVE, Setting
 from heteroscale.replay.decision_stage import source_of, with_spec
 
-DETACHED = Setting(placements=False, cold_start=True, offline=True)
 SCRIPT = Path(__file__).with_name("foreign.py")
+
+
+class Decided(NamedTuple):
+    """What a window led to."""
+
+    decision: Decision | None
+    command: Command | None
 
 
 class Decider(Protocol):
@@ -36,16 +42,12 @@ class Decider(Protocol):
         """A revision, or a tombstone (null)."""
         ...
 
-    def place(self, placement: Placement, record: Record) -> None:
-        """A Placement."""
+    def place(self, placement: Placement, record: Record | None) -> None:
+        """A Placement; without a record a simulated one."""
         ...
 
-    def detach(self) -> None:
-        """From here on no Placements come: commands count as carried out as the windows show."""
-        ...
-
-    def decide(self, window: SignalWindow, record: Record | None) -> Decision | None:
-        """A window."""
+    def decide(self, window: SignalWindow, record: Record | None) -> Decided:
+        """A window; without a record a simulated one."""
         ...
 
     def close(self) -> None:
@@ -58,11 +60,10 @@ class Ours:
 
     def __init__(self) -> None:
         self.state = ServiceState("")
-        self._setting = LIVE
 
     def begin(self, state: ServiceState) -> None:
         """Start from a state."""
-        self.state, self._setting = state, LIVE
+        self.state = state
 
     def learn(self, spec: ServiceSpec | None, record: Record | None) -> None:
         """A revision, or a tombstone."""
@@ -71,21 +72,14 @@ class Ours:
         else:
             self.state = with_spec(self.state, (record, spec))
 
-    def place(self, placement: Placement, record: Record) -> None:
+    def place(self, placement: Placement, record: Record | None) -> None:
         """A Placement."""
-        self.state, _ = controller.step(self.state, placement, source_of(record), self._setting)
+        self.state, _ = controller.step(self.state, placement, None if record is None else source_of(record))
 
-    def detach(self) -> None:
-        """No more Placements; what the last one said is forgotten."""
-        self._setting = DETACHED
-        law = msgspec.structs.replace(self.state.law, placement=None, relisted_after_ms=None)
-        self.state = msgspec.structs.replace(self.state, law=law)
-
-    def decide(self, window: SignalWindow, record: Record | None) -> Decision | None:
+    def decide(self, window: SignalWindow, record: Record | None) -> Decided:
         """A window."""
-        source = None if record is None else source_of(record)
-        self.state, effects = controller.step(self.state, window, source, self._setting)
-        return effects.decision
+        self.state, effects = controller.step(self.state, window, None if record is None else source_of(record))
+        return Decided(effects.decision, effects.command)
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -114,21 +108,17 @@ class Theirs:
         del record
         self._ask({"kind": "spec", "value": None if spec is None else codec.encode(spec).decode()})
 
-    def place(self, placement: Placement, record: Record) -> None:
+    def place(self, placement: Placement, record: Record | None) -> None:
         """A Placement."""
-        source = source_of(record)
-        self._ask({"kind": "placement", "value": codec.encode(placement).decode(), "at": source.at, "next": source.next_offset})
+        self._ask({"kind": "placement", "value": codec.encode(placement).decode(), **_place(record)})
 
-    def detach(self) -> None:
-        """No more Placements."""
-        self._ask({"kind": "detach"})
-
-    def decide(self, window: SignalWindow, record: Record | None) -> Decision | None:
+    def decide(self, window: SignalWindow, record: Record | None) -> Decided:
         """A window."""
-        source = None if record is None else source_of(record)
-        place = {} if source is None else {"at": source.at, "next": source.next_offset}
-        answer = self._ask({"kind": "window", "value": codec.encode(window).decode(), **place})
-        return None if answer["decision"] is None else codec.decode(Decision, answer["decision"])
+        answer = self._ask({"kind": "window", "value": codec.encode(window).decode(), **_place(record)})
+        decision, command = answer["decision"], answer["command"]
+        return Decided(
+            None if decision is None else codec.decode(Decision, decision), None if command is None else codec.decode(Command, command)
+        )
 
     def close(self) -> None:
         """End the process."""
@@ -154,3 +144,10 @@ class Theirs:
         if "error" in answer:
             raise Rejected("policy", str(answer["error"]), self._name)
         return answer
+
+
+def _place(record: Record | None) -> dict[str, object]:
+    if record is None:
+        return {}
+    source = source_of(record)
+    return {"at": source.at, "next": source.next_offset}

@@ -138,9 +138,14 @@ class Course:
         self._state_at = bundle.at(Topic.DECISION_STATE, partition)
         self.start, self._since_ms = self._begin()
 
+    @property
+    def placements_next(self) -> int:
+        """The offset that the start had read placements up to."""
+        return self.start.inputs.get(self._placements_at, 0)
+
     def cues(self) -> Iterator[Cue]:
         """One a decision; a decision whose input is not in the bundle ends the course."""
-        placed = self.start.inputs.get(self._placements_at, 0)
+        placed = self.placements_next
         spec_cut = self.start.inputs.get(self._specs_at, 0)
         lacks_state: Gap | None = None
         for number, found in enumerate(self._recorded.decisions_after(self.service, self._since_ms)):

@@ -38,7 +38,6 @@ class _There:
         self._controller: Any = controller
         self._kinds: dict[str, Any] = {"window": SignalWindow, "placement": Placement, "spec": ServiceSpec, "state": DecisionState}
         self._state: Any = None
-        self._setting: Any = None
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """One question."""
@@ -48,27 +47,17 @@ class _There:
         if kind == "begin":
             spec = None if question["spec"] is None else self._codec.decode(self._kinds["spec"], question["spec"])
             self._state = self._controller.from_record(self._codec.decode(self._kinds["state"], question["state"]), spec)
-            self._setting = None
-            return {}
-        if kind == "detach":
-            self._detach()
             return {}
         if question["value"] is None:
             event = self._controller.Tombstone(self._state.service)
         else:
             event = self._codec.decode(self._kinds[kind], question["value"])
         source = self._controller.Source(question["at"], question["next"]) if "at" in question else None
-        arguments = () if self._setting is None else (self._setting,)
-        self._state, effects = self._controller.step(self._state, event, source, *arguments)
-        decision = effects.decision if kind == "window" else None
-        return {"decision": None if decision is None else self._codec.encode(decision).decode()}
+        self._state, effects = self._controller.step(self._state, event, source)
+        return {"decision": self._text(effects.decision), "command": self._text(effects.command)}
 
-    def _detach(self) -> None:
-        import msgspec  # noqa: PLC0415 - the checkout's own
-
-        self._setting = type(self._controller.LIVE)(placements=False, cold_start=True, offline=True)
-        law = msgspec.structs.replace(self._state.law, placement=None, relisted_after_ms=None)
-        self._state = msgspec.structs.replace(self._state, law=law)
+    def _text(self, message: Any) -> str | None:
+        return None if message is None else self._codec.encode(message).decode()
 
 
 if __name__ == "__main__":

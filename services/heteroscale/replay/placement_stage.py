@@ -24,12 +24,11 @@ from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.placement import rebuild, reservation, state, words
 from heteroscale.placement.fold import CycleInput, Event
-from heteroscale.placement.inventory.entries import ServiceEntry
 from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.rebuild import Remains
 from heteroscale.placement.state import FleetState
-from heteroscale.replay import differ
+from heteroscale.replay import differ, standing
 from heteroscale.replay.cycles import Cycle, Output, RecordedInventory, cycles
 from heteroscale.replay.recorded import Found, Recorded, Shelf, in_order
 from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
@@ -117,7 +116,7 @@ class _Fleet:
     async def _begin(self, first: Cycle, coming: Iterator[Cycle]) -> tuple[Cycle | None, FleetState, dict[str, int]]:
         """Go on until each service has been heard of, and start there; the cycle after it, the state and the cut."""
         placements = self._stragglers(first)
-        services = set(self._recorded.store.column(Topic.PLACEMENTS, "DISTINCT name", "WHERE c = ?", (self._fleet,)))
+        services = set(standing.services_of(self._recorded, self._fleet))
         last: Cycle = first
         self._remember(first)
         following = next(coming, None)
@@ -146,13 +145,13 @@ class _Fleet:
             gen=gen,
             placements=placements,
             records=self._nodes(cut.get(self._fleet_at, 0)),
-            commands=self._answered(placements),
+            commands=standing.answered(self._recorded, placements),
             ended=words.ended(self._heard(cut.get(self._actuations_at, 0))),
             ghosts=self._ghosts(listed, cut.get(self._actuations_at, 0)),
         )
         image = rebuild.image(remains)
         if number is not None:
-            services = {name: self._as_of(entry, placements[name]) for name, entry in image.services.items()}
+            services = {name: standing.as_of(self._recorded, entry, placements[name]) for name, entry in image.services.items()}
             image = msgspec.structs.replace(image, cycle=number, services=services)
         old = await self._inventory.read(self._fleet)
         fence = await self._inventory.take_fence(self._fleet)
@@ -239,28 +238,6 @@ class _Fleet:
             known[node] = NodeChange(node=node, record=value, revision=record.offset)
         self._known_nodes = (max(since, until), known)
         return dict(known)
-
-    def _answered(self, placements: Mapping[ServiceName, Placement]) -> dict[ServiceName, Command]:
-        """The Command that each placement answers, at the first instant found."""
-        found: dict[ServiceName, Command] = {}
-        for service, placement in sorted(placements.items()):
-            same = (one.message for one in self._recorded.commands_to(service, placement.revision))
-            command = next((one for one in same if not one.dry_run and one.id == placement.command_id), None)
-            if command is not None:
-                found[service] = command
-        return found
-
-    def _as_of(self, entry: ServiceEntry, placement: Placement) -> ServiceEntry:
-        """The entry with the newest command that its placement had seen, and the first instant known of that revision."""
-        mine = [
-            one.message
-            for one in self._recorded.commands_to(placement.service, placement.revision)
-            if not one.message.dry_run and one.message.at_ms <= placement.at_ms and one.message.id == placement.command_id
-        ]
-        if not mine:
-            return msgspec.structs.replace(entry, command=msgspec.structs.replace(entry.command, at_ms=0))
-        newest = max(mine, key=lambda one: one.at_ms)
-        return msgspec.structs.replace(entry, command=newest, first_at_ms=min(one.at_ms for one in mine))
 
     def _heard(self, until: int) -> dict[InstanceName, Actuation]:
         """The word that counts of each instance, below an offset of actuations.v1."""

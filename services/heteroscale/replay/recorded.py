@@ -163,6 +163,10 @@ class Recorded:
         """A service's decisions up to an instant, newest first."""
         return Shelf(self.store, Decision, Topic.DECISIONS, "WHERE name = ? AND a <= ?", (service, at_ms), "a DESC")
 
+    def decision_of(self, service: ServiceName, identity: str) -> Found[Decision] | None:
+        """A service's decision by its whole id."""
+        return Shelf(self.store, Decision, Topic.DECISIONS, "WHERE name = ? AND mark = ?", (service, identity)).first
+
     def decisions_like(self, start: str) -> Shelf[Decision]:
         """Decisions whose id begins so."""
         where = "WHERE mark >= ?1 AND mark < ?1 || char(1114111)"
@@ -181,6 +185,10 @@ class Recorded:
         """A service's placements and dry-run answers with offsets in [since, until), in offset order."""
         where = "WHERE name = ? AND offset >= ? AND offset < ?"
         return Shelf(self.store, Placement, Topic.PLACEMENTS, where, (service, since, until), "offset")
+
+    def placements_back(self, service: ServiceName, until: int) -> Shelf[Placement]:
+        """A service's placements and dry-run answers below an offset, newest first."""
+        return Shelf(self.store, Placement, Topic.PLACEMENTS, "WHERE name = ? AND offset < ?", (service, until), "offset DESC")
 
     def placements_by_cycle(self, fleet: FleetName) -> Shelf[Placement]:
         """A fleet's placements that say what they were made from, by generation and cycle."""

@@ -5,7 +5,6 @@ The page is a single file: data, style and script are inside it, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -19,42 +18,61 @@ from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import instant_text
-from heteroscale.replay import whatif
+from heteroscale.replay import figures, whatif
 from heteroscale.replay.explain import kcat
 from heteroscale.replay.recorded import Recorded
 from heteroscale.replay.store import place_of
-from heteroscale.replay.whatif import Answer, Step
+from heteroscale.replay.whatif import Answer, Case, Step
 
 TEMPLATE = "page.html"
 MARK = "/*DATA*/null"
 
 
-def page(recorded: Recorded, answers: Sequence[Answer], *, title: str) -> str:
-    """The page. `title` names the case that `answers` hold beside the recorded course; empty: there is none."""
+class Pages:
+    """The steps of every service, in the short form that a page holds, as a course goes by."""
+
+    def __init__(self, recorded: Recorded, *, compared: bool) -> None:
+        self._recorded = recorded
+        self._compared = compared
+        self.steps: dict[ServiceName, list[dict[str, Any]]] = {}
+        self.last: dict[ServiceName, ServiceSpec] = {}
+
+    def __call__(self, step: Step) -> None:
+        """One more."""
+        service = step.recorded.service
+        found = self._recorded.decision_of(service, step.recorded.id)
+        self.steps.setdefault(service, []).append(_step(step, "" if found is None else found.place, compared=self._compared))
+        self.last[service] = step.spec
+
+
+def page(recorded: Recorded, case: Case, *, title: str) -> tuple[str, list[Answer]]:
+    """The page, and what the case came to. `title` names the case; empty: there is none, and the page holds the recorded course."""
     manifest = recorded.bundle.manifest
+    pages = Pages(recorded, compared=bool(title))
+    answers = whatif.ask(recorded, case, pages)
     document = {
         "title": title,
-        "services": [_service(recorded, answer, compared=bool(title)) for answer in answers if answer.steps],
+        "services": [_service(recorded, answer, pages, compared=bool(title)) for answer in answers if answer.decisions],
         "window": {"from": manifest.window.from_ms, "to": manifest.window.to_ms},
         "prefix": manifest.prefix,
         "faults": _faults(recorded),
     }
     payload = msgspec.json.encode(document).decode().replace("<", "\\u003c")
     template = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return template.replace(MARK, payload)
+    return template.replace(MARK, payload), answers
 
 
-def _service(recorded: Recorded, answer: Answer, *, compared: bool) -> dict[str, Any]:
-    places = {found.message.id: found.place for found in recorded.decisions.get(answer.service, ())}
-    last = answer.steps[-1]
+def _service(recorded: Recorded, answer: Answer, pages: Pages, *, compared: bool) -> dict[str, Any]:
+    spec = pages.last[answer.service]
+    summary = {name: value for name, value in msgspec.to_builtins(answer).items() if name != "changed"}
     return {
         "name": answer.service,
-        "roles": sorted(last.spec.roles),
-        "signal": _signal_name(last.spec),
-        "steps": [_step(step, places.get(step.recorded.id, ""), compared=compared) for step in answer.steps],
+        "roles": sorted(spec.roles),
+        "signal": _signal_name(spec),
+        "steps": pages.steps[answer.service],
         "placements": _placements(recorded, answer.service),
         "horizon": answer.horizon_ms if compared else None,
-        "summary": msgspec.to_builtins(whatif.summary(answer)) if compared else None,
+        "summary": summary if compared else None,
     }
 
 
@@ -98,6 +116,7 @@ def _other(step: Step) -> dict[str, Any] | None:
         "reason": step.other.reason.value,
         "after": msgspec.to_builtins(step.other.after),
         "exact": step.exact,
+        "serving": {role: seen.instances.serving for role, seen in sorted(step.other_window.roles.items())},
     }
 
 
@@ -114,7 +133,7 @@ def _guards(spec: ServiceSpec, window: SignalWindow) -> list[dict[str, Any]]:
             for role, seen in sorted(window.roles.items())
             if guard.role in {None, role}
             and (quantiles := getattr(seen, f"{guard.latency}_ms")) is not None
-            and quantiles.count >= whatif.OBSERVATIONS_MIN
+            and quantiles.count >= figures.OBSERVATIONS_MIN
         ]
         worst = max(values, default=None)
         ratio = None if worst is None or not guard.moderate.ms else worst / guard.moderate.ms

@@ -26,6 +26,7 @@ from heteroscale.signals.aggregator import PartitionAggregator
 
 PARTITIONS: Final = CATALOGUE[Topic.TELEMETRY].partitions
 Edit = Callable[[Record], Record | None]
+Shape = Callable[[ServiceSpec], ServiceSpec]
 
 
 @dataclass(slots=True)
@@ -49,8 +50,10 @@ class _Lane:
     since: list[Record] = field(default_factory=list)
 
 
-def windows(recorded: Recorded, *, edit: Edit | None = None, restart_every: int | None = None) -> Iterable[SignalWindow]:
-    """Windows from the recorded telemetry, as its ticks close them; `edit` may change or drop records."""
+def windows(
+    recorded: Recorded, *, edit: Edit | None = None, shape: Shape = lambda spec: spec, restart_every: int | None = None
+) -> Iterable[SignalWindow]:
+    """Windows from the recorded telemetry, as its ticks close them; `edit` may change or drop records, `shape` the specs."""
     lanes: dict[int, _Lane] = {}
     for record in recorded.bundle.records(Topic.TELEMETRY):
         given = record if edit is None else edit(record)
@@ -58,7 +61,7 @@ def windows(recorded: Recorded, *, edit: Edit | None = None, restart_every: int 
             continue
         lane = lanes.get(record.partition)
         if lane is None:
-            lane = lanes[record.partition] = _Lane(PartitionAggregator(record.partition), _lessons(recorded, record.partition))
+            lane = lanes[record.partition] = _Lane(PartitionAggregator(record.partition), _lessons(recorded, record.partition, shape))
             _teach(lane, {})
         outcome = lane.aggregator.handle(given.offset, given.value)
         if outcome.windows:
@@ -181,14 +184,15 @@ def _begun_before(recorded: Recorded, service: ServiceName, parts: Mapping[int, 
     return None
 
 
-def _lessons(recorded: Recorded, partition: int) -> list[_Lesson]:
+def _lessons(recorded: Recorded, partition: int, shape: Shape) -> list[_Lesson]:
     """Revisions of the partition's services, in the order they were written."""
     found: list[_Lesson] = []
     for service, revisions in sorted(recorded.specs.items()):
         if partitioning.partition_of(service.encode(), PARTITIONS) != partition:
             continue
         for at, (record, spec) in enumerate(revisions):
-            found.append(_Lesson(service, spec, record.timestamp_ms, -1 if at == 0 else _last_without(recorded, service, spec)))
+            taught = None if spec is None else shape(spec)
+            found.append(_Lesson(service, taught, record.timestamp_ms, -1 if at == 0 else _last_without(recorded, service, spec)))
     return found
 
 

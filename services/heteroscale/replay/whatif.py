@@ -1,32 +1,34 @@
 """What would have been decided under another spec, another version, or without an instance: exact up to the first changed action.
 
-That instant is the horizon. After it the recorded telemetry is no longer what the world would have answered, so from there on
-`plant` stands in for the world, and every figure says so.
+That instant is the horizon. After it the recorded telemetry is no longer what the world would have answered, so the simulator takes
+over from the state reached there, twice: once with the recorded policy, which shows how far the simulator is from the truth, and once
+with the other. Every figure from it says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
 from heteroscale.bus.log import Record
 from heteroscale.contracts import codec
-from heteroscale.contracts.decisions import Action, Decision
+from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import InstanceName, NodeName, ServiceName
-from heteroscale.contracts.signals import Quantiles, SignalWindow
+from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Samples
-from heteroscale.replay import decision_stage, plant, signal_stage
-from heteroscale.replay.decider import Decider, Ours
+from heteroscale.replay import decision_stage, handover, signal_stage
+from heteroscale.replay.decider import Decided, Decider, Ours
+from heteroscale.replay.decision_stage import Cue
+from heteroscale.replay.demand import Demand, Startups
+from heteroscale.replay.figures import Figures, Ledger
+from heteroscale.replay.handover import Handover
 from heteroscale.replay.overrides import Override, applied
 from heteroscale.replay.recorded import Recorded
-
-OBSERVATIONS_MIN = 50  # fewer neither alarm nor block, as in the law
-MS_PER_HOUR = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Case:
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One window: what was decided, what would have been, and whether that is exact."""
+    """One window: what was decided, what would have been, and whether that is exact (else it is simulated)."""
 
     recorded: Decision
     other: Decision | None
@@ -54,61 +56,229 @@ class Step(msgspec.Struct, frozen=True):
         return self.other is None or (self.other.action, self.other.after) != (self.recorded.action, self.recorded.after)
 
 
+class Moved(msgspec.Struct, frozen=True):
+    """A decision in short."""
+
+    action: str
+    reason: str
+    before: dict[str, int]
+    after: dict[str, dict[str, int]]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One decision that would have been another."""
+
+    at_ms: int
+    exact: bool
+    decision: str
+    recorded: Moved
+    instead: Moved | None
+
+
 class Answer(msgspec.Struct, frozen=True):
-    """A service's course under the case. `horizon_ms`: the first changed action; null if nothing would have changed."""
+    """A service's course under the case. `horizon_ms`: the first changed action; null if nothing would have changed.
+
+    Figures: up to the horizon, where both are one; then what was recorded, and what the simulator makes of the recorded policy and of
+    the other one (null where it could not take over; `notes` say why). `reworded`: decisions with the same action and other stages.
+    """
 
     service: ServiceName
-    steps: list[Step]
+    decisions: int
     horizon_ms: int | None
-    startup_ms: int
+    changed: list[Change]
+    reworded: int
+    before: Figures
+    recorded: Figures
+    simulated_as_recorded: Figures | None
+    simulated: Figures | None
+    startup_ms: int | None
+    notes: list[str]
 
 
-def ask(recorded: Recorded, case: Case) -> list[Answer]:
-    """Every service of the bundle, under the case. Raises Rejected."""
-    windows = _windows_without(recorded, case.without) if case.without else None
-    return [_service(recorded, service, case, windows) for service in sorted(recorded.bundle.manifest.services)]
+Watch = Callable[[Step], None]
 
 
-def _service(
-    recorded: Recorded, service: ServiceName, case: Case, windows: Mapping[tuple[ServiceName, int], SignalWindow] | None
-) -> Answer:
-    course = decision_stage.course(recorded, service)
-    start_spec = course.start.spec
-    spec = None if start_spec is None else applied(start_spec, case.overrides)
-    world = plant.Plant(plant.startup_ms(one.message for one in recorded.placements if one.message.service == service))
-    decider = case.decider()
-    steps: list[Step] = []
-    horizon_ms: int | None = None
-    last: SignalWindow | None = None
-    true_spec = start_spec
-    try:
-        decider.begin(msgspec.structs.replace(course.start, spec=spec))
-        for cue in course.cues():
-            if cue.spec is not None:
-                true_spec = cue.spec[1]
-                spec = None if true_spec is None else applied(true_spec, case.overrides)
-                decider.learn(spec, cue.spec[0])
-            if true_spec is None or spec is None:
+def ask(recorded: Recorded, case: Case, watch: Watch = lambda _step: None) -> list[Answer]:
+    """Every service of the bundle, under the case; `watch` hears of each step in order. Raises Rejected."""
+    windows = _windows_without(recorded, case.without) if case.without else {}
+    world = _World(recorded, windows, Demand(recorded))
+    return [_Service(world, service, case, watch).ask() for service in sorted(recorded.bundle.manifest.services)]
+
+
+class _World(NamedTuple):
+    """What all services of a bundle share. `windows`: those that are other ones under the case."""
+
+    recorded: Recorded
+    windows: Mapping[tuple[ServiceName, int], SignalWindow]
+    demand: Demand
+
+
+class _Service:
+    """One service under the case."""
+
+    def __init__(self, world: _World, service: ServiceName, case: Case, watch: Watch) -> None:
+        self._recorded = world.recorded
+        self._service = service
+        self._case = case
+        self._windows = world.windows
+        self._demand = world.demand
+        self._watch = watch
+        self._course = decision_stage.course(world.recorded, service)
+        self._startups = Startups()
+        self._true = self._course.start.spec
+        self._spec = self._applied(self._true)
+        self._placed = self._course.placements_next
+        self._count = 0
+        self._reworded = 0
+        self._changed: list[Change] = []
+        self._notes: list[str] = []
+        self._before, self._after = Ledger(), Ledger()
+
+    def _applied(self, spec: ServiceSpec | None) -> ServiceSpec | None:
+        return None if spec is None else applied(spec, self._case.overrides)
+
+    def ask(self) -> Answer:
+        """Exact to the horizon, simulated after it."""
+        ours, theirs = Ours(), self._case.decider()
+        cues = self._course.cues()
+        try:
+            ours.begin(self._course.start)
+            theirs.begin(msgspec.structs.replace(self._course.start, spec=self._spec))
+            horizon = self._to_horizon(cues, ours, theirs)
+            simulated: tuple[Figures | None, Figures | None] = (None, None)
+            if horizon is not None:
+                simulated = self._beyond(cues, horizon, ours, theirs)
+        finally:
+            theirs.close()
+        took = sorted(self._startups.took.values())
+        return Answer(
+            service=self._service,
+            decisions=self._count,
+            horizon_ms=None if horizon is None else horizon.window.end_ms,
+            changed=self._changed,
+            reworded=self._reworded,
+            before=self._before.figures(),
+            recorded=self._after.figures(),
+            simulated_as_recorded=simulated[0],
+            simulated=simulated[1],
+            startup_ms=took[len(took) // 2] if took else None,
+            notes=list(dict.fromkeys(self._notes)),
+        )
+
+    def _to_horizon(self, cues: Iterator[Cue], ours: Ours, theirs: Decider) -> _Horizon | None:
+        """Decide as recorded and otherwise, until an action differs."""
+        for cue in cues:
+            self._learn(cue, ours, theirs)
+            if self._true is None or self._spec is None:
                 continue
-            for placement in cue.placements if horizon_ms is None else ():
-                decider.place(placement.message, placement.record)
+            for placement in cue.placements:
+                ours.place(placement.message, placement.record)
+                theirs.place(placement.message, placement.record)
+                self._placed = placement.record.offset + 1
             window = cue.window.message
-            other = window if windows is None else windows.get((service, window.end_ms), window)
-            if horizon_ms is not None:
-                other = world.window(other)
-            decision = decider.decide(other, cue.window.record if horizon_ms is None else None)
-            step = Step(cue.recorded.message, decision, horizon_ms is None, window, other, spec)
-            steps.append(step)
-            if horizon_ms is None and step.changed:
-                horizon_ms = window.end_ms
-                world.begin(last or window)
-                decider.detach()
-            if horizon_ms is not None and decision is not None:
-                world.obey(decision.after, window.end_ms)
-            last = window
-    finally:
-        decider.close()
-    return Answer(service, steps, horizon_ms, world.startup_ms)
+            other = self._windows.get((self._service, window.end_ms), window)
+            mine, instead = ours.decide(window, cue.window.record), theirs.decide(other, cue.window.record)
+            step = Step(cue.recorded.message, instead.decision, True, window, other, self._spec)
+            self._take(step)
+            if step.changed:
+                self._after.add(self._true, window, step.recorded, self._true)
+                return _Horizon(window, Decided(step.recorded, mine.command), instead)
+            self._before.add(self._true, window, step.recorded, self._true)
+        return None
+
+    def _learn(self, cue: Cue, ours: Ours, theirs: Decider) -> None:
+        if cue.spec is None:
+            return
+        record, self._true = cue.spec
+        self._spec = self._applied(self._true)
+        ours.learn(self._true, record)
+        theirs.learn(self._spec, record)
+
+    def _take(self, step: Step) -> None:
+        """Note what a step says."""
+        self._count += 1
+        if step.changed:
+            self._changed.append(_change(step))
+        elif step.other is not None and step.other.stages != step.recorded.stages:
+            self._reworded += 1
+        self._watch(step)
+
+    def _beyond(self, cues: Iterator[Cue], horizon: _Horizon, ours: Ours, theirs: Decider) -> tuple[Figures | None, Figures | None]:
+        """The simulator's part: the recorded policy's course and the other one's, as far as the recording goes."""
+        for one in self._recorded.placements_of(self._service):
+            self._startups.see(one.message)
+        judge = self._true
+        assert judge is not None  # noqa: S101 - there was a decision
+        try:
+            base = self._simulated(horizon, horizon.recorded, judge, ours, lambda _window, _decision: None)
+        except Rejected as error:
+            self._notes.append(f"not simulated: {error.message}")
+            for cue in cues:
+                self._count += 1
+                self._after.add(judge, cue.window.message, cue.recorded.message, judge)
+            return None, None
+        if horizon.instead.decision is None or self._spec is None:
+            self._notes.append("not simulated: the policy gave no decision at the horizon")
+            return base, None
+
+        def meanwhile(window: SignalWindow, decision: Decision | None) -> None:
+            cue = next(cues, None)
+            if cue is not None and self._spec is not None:
+                self._after.add(judge, cue.window.message, cue.recorded.message, judge)
+                self._take(Step(cue.recorded.message, decision, False, cue.window.message, window, self._spec))
+
+        return base, self._simulated(horizon, horizon.instead, self._spec, theirs, meanwhile)
+
+    def _simulated(self, horizon: _Horizon, decided: Decided, spec: ServiceSpec, decider: Decider, watch: handover.Watch) -> Figures:
+        """One course in the simulator, from the decision at the horizon on. Raises Rejected (`not_simulated`)."""
+        judge, ledger = self._true, Ledger()
+        assert judge is not None  # noqa: S101 - there was a decision
+
+        def hear(window: SignalWindow, decision: Decision | None) -> None:
+            ledger.add(spec, window, decision, judge)
+            watch(window, decision)
+
+        ledger.add(spec, horizon.window, decided.decision, judge)
+        size_ms = spec.window.size.ms
+        later = [one for record, one in self._recorded.specs.get(self._service, ()) if one is not None and _later(one, judge)]
+        changed = later if spec is judge else [applied(one, self._case.overrides) for one in later]
+        given = Handover(
+            service=self._service,
+            spec=spec,
+            window=horizon.window,
+            decided=decided,
+            placements_next=self._placed,
+            windows=self._recorded.windows_between(self._service, horizon.window.end_ms - size_ms, 2**62),
+            demand=self._demand,
+            startups=self._startups,
+            specs=[(one.applied_at_ms or 0, one) for one in changed],
+        )
+        outcome = handover.play(self._recorded, given, decider, hear)
+        self._notes += outcome.notes
+        return ledger.figures(outcome.in_slo)
+
+
+class _Horizon(NamedTuple):
+    """The first window with another action, and both decisions on it."""
+
+    window: SignalWindow
+    recorded: Decided
+    instead: Decided
+
+
+def _later(one: ServiceSpec, than: ServiceSpec) -> bool:
+    return (one.revision or 0) > (than.revision or 0)
+
+
+def _change(step: Step) -> Change:
+    other = None if step.other is None else _moved(step.other)
+    return Change(step.recorded.at_ms, step.exact, step.recorded.id, _moved(step.recorded), other)
+
+
+def _moved(decision: Decision) -> Moved:
+    before = {role: count.replicas for role, count in sorted(decision.before.items())}
+    after = {role: {"replicas": count.replicas, "draining": count.draining} for role, count in sorted(decision.after.items())}
+    return Moved(decision.action.value, decision.reason.value, before, after)
 
 
 def _windows_without(recorded: Recorded, names: Sequence[str]) -> dict[tuple[ServiceName, int], SignalWindow]:
@@ -136,110 +306,3 @@ def _named(instance: InstanceName, node: NodeName | None, names: Sequence[str], 
     hits = [name for name in names if name in {instance, node}]
     seen.update(hits)
     return bool(hits)
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """What a course of decisions cost and did. GPU-hours are those commanded, draining included."""
-
-    decisions: int
-    scale_outs: int
-    scale_ins: int
-    restores: int
-    direction_changes: int
-    gpu_hours: float
-    guard_alarm_minutes: float
-    peak_gpus: int
-
-
-def figures(steps: Iterable[Step], *, other: bool) -> Figures:
-    """Figures of the recorded course, or of the other one."""
-    moves: list[Action] = []
-    gpu_ms, alarm_ms, peak, count = 0, 0, 0, 0
-    for step in steps:
-        decision = step.other if other else step.recorded
-        window = step.other_window if other else step.window
-        if decision is None:
-            continue
-        count += 1
-        hop_ms = step.spec.window.hop.ms
-        if decision.action is not Action.HOLD:
-            moves.append(decision.action)
-        gpus = sum((after.replicas + after.draining) * _gpus(step.spec, role) for role, after in decision.after.items())
-        gpu_ms += gpus * hop_ms
-        peak = max(peak, gpus)
-        alarm_ms += hop_ms * alarms(step.spec, window)
-    turns = [action for action in moves if action in {Action.SCALE_OUT, Action.SCALE_IN}]
-    return Figures(
-        decisions=count,
-        scale_outs=moves.count(Action.SCALE_OUT),
-        scale_ins=moves.count(Action.SCALE_IN),
-        restores=moves.count(Action.RESTORE),
-        direction_changes=sum(one is not next_one for one, next_one in pairwise(turns)),
-        gpu_hours=round(gpu_ms / MS_PER_HOUR, 2),
-        guard_alarm_minutes=round(alarm_ms / 60_000, 1),
-        peak_gpus=peak,
-    )
-
-
-def _gpus(spec: ServiceSpec, role: str) -> int:
-    found = spec.roles.get(role)
-    if found is None:
-        return 0
-    if found.parts:
-        return sum(part.count * part.gpus for part in found.parts.values())
-    return found.gpus or 0
-
-
-def alarms(spec: ServiceSpec, window: SignalWindow) -> bool:
-    """Whether any guard's latency is at or above its moderate threshold in the window."""
-    for guard in spec.guards:
-        for role, seen in window.roles.items():
-            quantiles: Quantiles | None = getattr(seen, f"{guard.latency}_ms", None)
-            if quantiles is None or quantiles.count < OBSERVATIONS_MIN or (guard.role is not None and role != guard.role):
-                continue
-            value: float = getattr(quantiles, str(guard.quantile))
-            if value >= guard.moderate.ms:
-                return True
-    return False
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """A service's outcome: up to the horizon (the same by definition), then as recorded and as modelled."""
-
-    service: ServiceName
-    horizon_ms: int | None
-    changed: list[dict[str, object]]
-    before: Figures
-    recorded: Figures
-    modelled: Figures
-
-
-def summary(answer: Answer) -> Summary:
-    """The outcome table of one service."""
-    edge = len(answer.steps) if answer.horizon_ms is None else next(at for at, step in enumerate(answer.steps) if step.changed)
-    before, after = answer.steps[:edge], answer.steps[edge:]
-    changed: list[dict[str, object]] = [
-        {
-            "at_ms": step.recorded.at_ms,
-            "exact": step.exact,
-            "decision": step.recorded.id,
-            "recorded": {"action": step.recorded.action.value, "reason": step.recorded.reason.value, "after": _after(step.recorded)},
-            "instead": None
-            if step.other is None
-            else {"action": step.other.action.value, "reason": step.other.reason.value, "after": _after(step.other)},
-        }
-        for step in answer.steps
-        if step.changed
-    ]
-    return Summary(
-        answer.service,
-        answer.horizon_ms,
-        changed,
-        figures(before, other=False),
-        figures(after, other=False),
-        figures(after, other=True),
-    )
-
-
-def _after(decision: Decision) -> dict[str, dict[str, int]]:
-    return {role: {"replicas": count.replicas, "draining": count.draining} for role, count in sorted(decision.after.items())}

@@ -19,6 +19,7 @@ from heteroscale.contracts.spec import Mode, RatePolicy, ServiceSpec
 from heteroscale.contracts.units import Duration, Percent
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState
+from heteroscale.decision.law.figures import plain
 from heteroscale.replay import decision_stage
 from heteroscale.replay.recorded import Recorded
 
@@ -168,7 +169,7 @@ def _demand(here: Situation, wanted: Action) -> str | None:
         role = here.window.roles.get(signal.role or "")
         value = None if role is None else getattr(role, signal.metric.value, None)
         if value is not None:
-            told.append(f"{signal.metric.value} of {signal.role} at {value * far:g} instead of {value:g}")
+            told.append(f"{signal.metric.value} of {signal.role} at {plain(value * far)} instead of {plain(value)}")
     side = "at or above" if more else "at or below"
     return f"demand {side} {far:.4f} times what it was ({'; '.join(told)})" if told else f"demand {side} {far:.4f} times what it was"
 
@@ -189,5 +190,5 @@ def guard_text(window: SignalWindow) -> list[str]:
         for latency in ("ttft", "tbt"):
             quantiles: Quantiles | None = getattr(role, f"{latency}_ms")
             if quantiles is not None:
-                found.append(f"{latency} of {name}: p95 {quantiles.p95:g} ms over {quantiles.count} observations")
+                found.append(f"{latency} of {name}: p95 {plain(quantiles.p95)} ms over {quantiles.count} observations")
     return found

@@ -5,7 +5,7 @@ One code path for real Kafka and for the log in memory. Waiting is bounded, and 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -146,8 +146,3 @@ class Lockstep:
         """Let the reader go."""
         if self.reader is not None:
             await self.reader.close()
-
-
-def newest(placements: Mapping[str, Placement], service: str) -> Placement | None:
-    """The newest placement of a service."""
-    return placements.get(service)
