@@ -13,6 +13,7 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import instant_text
 from heteroscale.decision import report
 from heteroscale.decision.law import schedule
+from heteroscale.decision.law.figures import plain
 from heteroscale.decision.law.tracks import Track, tracks_of
 from heteroscale.decision.law.verdict import REASONS
 
@@ -94,12 +95,7 @@ def _band(case: Case) -> str:
     count = track.counts(n)[role]
     high = count * target * (1 + behavior.scale_out.tolerance.fraction)
     low = count * target * (1 - behavior.scale_in.tolerance.fraction)
-    return f"{signal.metric.value} of {role} above {_number(high)} scales out, below {_number(low)} in (at weight 1)"
-
-
-def _number(value: float) -> str:
-    """Tokens/s in whole ones with separators, fractions as they are."""
-    return f"{value:,.0f}" if value >= 1_000 else f"{value:g}"
+    return f"{signal.metric.value} of {role} above {plain(high)} scales out, below {plain(low)} in (at weight 1)"
 
 
 def _stabilizing(case: Case) -> str:

@@ -9,6 +9,7 @@ from heteroscale.contracts.decisions import Reason
 from heteroscale.contracts.signals import Quantiles
 from heteroscale.contracts.spec import GuardSpec
 from heteroscale.decision.law import ratio as ratios
+from heteroscale.decision.law.figures import plain
 from heteroscale.decision.law.staged import Facts, Staged
 
 OBSERVATIONS_MIN = 50
@@ -36,7 +37,7 @@ def judge(facts: Facts) -> Alarm:
             continue
         blocks = True
         severe, moderate = worst >= guard.severe.ms - 1e-9, worst >= guard.moderate.ms - 1e-9
-        details.append(f"{guard.latency} {guard.quantile} {worst:g} ms")
+        details.append(f"{guard.latency} {guard.quantile} {plain(worst)} ms")
         if not moderate:
             continue
         step = guard.severe_step if severe else guard.moderate_step

@@ -9,6 +9,7 @@ from heteroscale.contracts.signals import RoleSignal
 from heteroscale.contracts.spec import Metric, SignalSpec
 from heteroscale.decision.law import ratio as ratios
 from heteroscale.decision.law import schedule
+from heteroscale.decision.law.figures import plain
 from heteroscale.decision.law.ratio import EPSILON
 from heteroscale.decision.law.staged import Facts, RoleFacts, Staged
 
@@ -72,11 +73,12 @@ def read(facts: Facts, signal: SignalSpec) -> Reading:
     if seen is None or value is None:
         return Reading(None, None, None, Reason.MISSING_DATA, f"{signal.metric.value} of {role} unknown")
     weight = mean_weight(facts, role, seen)
-    d = value / ((signal.target or 1.0) * weight)
+    target = signal.target or 1.0
+    d = value / (target * weight)
     up = carry(facts, role, d)
-    detail = f"{signal.metric.value} of {role} {value:g} / ({signal.target:g} x {weight:g}) = {d:.3f} instances"
+    detail = f"{signal.metric.value} of {role} {plain(value)} / ({plain(target)} x {weight:g}) = {d:.3f} instances"
     if role != facts.track.lead:
-        detail += f", {up:g} of {facts.track.lead}"
+        detail += f", {plain(up)} of {facts.track.lead}"
     coverage = seen.coverage
     if coverage is None or coverage < signal.min_coverage - EPSILON:
         return Reading(d, up, None, Reason.MISSING_DATA, f"{detail}, coverage {_percent(coverage)}")
