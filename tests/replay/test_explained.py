@@ -11,6 +11,7 @@ from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.topics import Topic
+from heteroscale.decision.law.figures import plain
 from heteroscale.replay import archive, explain, overrides, report, whatif, whynot
 from heteroscale.replay.recorded import Found, Recorded
 from heteroscale.replay.store import place_of
@@ -85,7 +86,7 @@ def test_why_not_names_the_demand_that_would_have(recorded: Recorded) -> None:
     reply = whynot.ask(whynot.situation(recorded, steady.message), Action.SCALE_OUT)
     count = steady.message.before["decode"].replicas
     assert reply.demand is not None
-    assert f"decode_tps of decode at {count * 3000 * 1.05:g} instead of" in reply.demand
+    assert f"decode_tps of decode at {plain(count * 3000 * 1.05)} instead of" in reply.demand
 
 
 def test_the_page_holds_everything_and_fetches_nothing(recorded: Recorded) -> None:

@@ -153,9 +153,15 @@ def tampered(source: Path, target: Path, topic: Topic, edit: Callable[[Record], 
         for record in changed:
             writer.write(bundle.to_line(record))
         writer.close()
-    files = {name: bundle.mark_of(target / name) for name in found.manifest.files}
-    bundle.write_manifest(target, msgspec.structs.replace(found.manifest, files=files))
-    return target
+    return marked_anew(target)
+
+
+def marked_anew(folder: Path) -> Path:
+    """A bundle directory whose files were changed, with marks that fit them."""
+    about = bundle.open_folder(folder, check=False).manifest
+    files = {name: bundle.mark_of(folder / name) for name in about.files}
+    bundle.write_manifest(folder, msgspec.structs.replace(about, files=files))
+    return folder
 
 
 def another_count(record: Record) -> Record:
