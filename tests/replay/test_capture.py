@@ -119,7 +119,7 @@ async def test_capture_while_the_topics_are_being_written(tmp_path: Path) -> Non
 
 
 def test_redaction_leaves_no_original_name_in_any_byte(burst: Path, tmp_path: Path) -> None:
-    """Every node's and instance's name is gone from every file and key, and signals and decisions still verify."""
+    """Every node's and instance's name is gone from every file and key, and all stages still verify."""
     recorded = Recorded(bundle.open_folder(burst))
     names = {node for one in recorded.placements for group in one.message.groups for placed in group.instances for node in placed.nodes}
     names |= {placed.id for one in recorded.placements for group in one.message.groups for placed in group.instances}
@@ -139,6 +139,7 @@ def test_redaction_leaves_no_original_name_in_any_byte(burst: Path, tmp_path: Pa
     assert [] == [name for name in sorted(names) if f'"{name}"'.encode() in content]
     verdict = verify.verify(bundle.open_folder(tmp_path / "outside"))
     assert (Outcome.IDENTICAL, 65) == (verdict.outcome, verdict.stage(StageName.DECISIONS).identical)
+    assert 71 == verdict.stage(StageName.PLACEMENTS).identical
 
 
 async def test_pseudonyms_of_nodes_keep_the_plan(burst: Path, tmp_path: Path) -> None:

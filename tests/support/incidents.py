@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -88,9 +88,10 @@ class Stage:
         self.parts.inventory.lose("default")
 
 
-def scene(trace: str, *mishaps: str, minutes: int = 20, nodes: int = 16, seed: int = 1) -> Scene:
-    """A chat service on a small fleet of two leaves."""
-    rows = [f"  - {{node: n{at:02d}, gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: A, s1: a{at % 2}}}}}" for at in range(nodes)]
+def scene(trace: str, *mishaps: str, minutes: int = 20, nodes: int | Sequence[str] = 16, seed: int = 1) -> Scene:
+    """A chat service on a small fleet of two leaves, its nodes counted or named."""
+    names = [f"n{at:02d}" for at in range(nodes)] if isinstance(nodes, int) else nodes
+    rows = [f"  - {{node: '{name}', gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: A, s1: a{at % 2}}}}}" for at, name in enumerate(names)]
     return Scene(
         specs=[codec.convert(ServiceSpec, yaml.safe_load(SPEC))],
         traffic=[traffic.parse(trace, "trace").until(minutes * 60)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from heteroscale.contracts.message import AtMs, Message
+from heteroscale.contracts.message import AtMs, FreeText, Message
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 
 
@@ -25,5 +25,5 @@ class Actuation(Message, frozen=True, kw_only=True):
     instance: InstanceName
     at_ms: AtMs
     kind: ActuationKind
-    actuator: str
-    detail: str | None = None
+    actuator: FreeText
+    detail: FreeText | None = None

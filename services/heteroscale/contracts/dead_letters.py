@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import FreeBytes, FreeText, Message
 
 
 class DeadLetter(Message, frozen=True, kw_only=True):
@@ -15,5 +15,5 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     at_ms: int
     stage: str
     code: str
-    message: str
-    payload: bytes
+    message: FreeText
+    payload: FreeBytes

@@ -1,15 +1,22 @@
-"""Names and ids. Names are written by people and stay plain strings; ids are derived by hashing and are told apart by type."""
+"""Names and ids. Names are written by people and stay plain strings; ids are derived by hashing and are told apart by type.
+
+A name that may have to stay in the house is marked with the kind of its pseudonym.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import NewType, TypeAlias
+from typing import Annotated, Final, NewType, TypeAlias
+
+import msgspec
+
+PSEUDONYM: Final = "pseudonym"  # the mark
 
 ServiceName: TypeAlias = str
 FleetName: TypeAlias = str
 RoleName: TypeAlias = str
-InstanceName: TypeAlias = str
-NodeName: TypeAlias = str
+InstanceName: TypeAlias = Annotated[str, msgspec.Meta(extra={PSEUDONYM: "instance"})]
+NodeName: TypeAlias = Annotated[str, msgspec.Meta(extra={PSEUDONYM: "node"})]
 GpuTypeName: TypeAlias = str
 
 DecisionId = NewType("DecisionId", str)

@@ -104,6 +104,8 @@ class _Definitions:
     def describe(self, kind: inspect.Type) -> Document:
         """The schema of one type; structs, enums and units become references."""
         match kind:
+            case inspect.Metadata():
+                return {**self.describe(kind.type), **_marks(kind)}
             case inspect.StructType():
                 return self._named(kind.cls, lambda: self._struct(kind))
             case inspect.EnumType():
@@ -120,7 +122,7 @@ class _Definitions:
             case inspect.ListType():
                 return {"type": "array", "items": self.describe(kind.item_type)}
             case inspect.DictType():
-                return {"type": "object", "additionalProperties": self.describe(kind.value_type)}
+                return {"type": "object", "additionalProperties": self.describe(kind.value_type), **_key_marks(kind)}
             case inspect.LiteralType():
                 return {"enum": sorted(kind.values)}
             case inspect.BytesType():
@@ -128,15 +130,17 @@ class _Definitions:
             case _:
                 return {"type": _PLAIN[type(kind)], **_bounds(kind)}
 
-    def _union(self, types: tuple[inspect.Type, ...]) -> Document:
+    def _union(self, marked: tuple[inspect.Type, ...]) -> Document:
+        types = tuple(kind.type if isinstance(kind, inspect.Metadata) else kind for kind in marked)
+        marks = {name: mark for kind in marked if isinstance(kind, inspect.Metadata) for name, mark in _marks(kind).items()}
         plain = {"type": sorted({_PLAIN[type(kind)] for kind in types if type(kind) in _PLAIN})}
         if {"integer", "number"} <= set(plain["type"]):
             plain["type"].remove("integer")
         others = [self.describe(kind) for kind in types if type(kind) not in _PLAIN]
         if not others:
             bounds = {name: limit for kind in types for name, limit in _bounds(kind).items()}
-            return {"type": plain["type"][0] if len(plain["type"]) == 1 else plain["type"], **bounds}
-        return {"anyOf": [*others, *({"type": name} for name in plain["type"])]}
+            return {"type": plain["type"][0] if len(plain["type"]) == 1 else plain["type"], **bounds, **marks}
+        return {"anyOf": [*others, *({"type": name} for name in plain["type"])], **marks}
 
     def _named(self, cls: type, describe: Callable[[], Document]) -> Document:
         if cls.__name__ not in self._found:
@@ -162,6 +166,15 @@ def _components(kinds: tuple[type[msgspec.Struct], ...], reference: str) -> tupl
     definitions = _Definitions(reference)
     roots = tuple(definitions.describe(kind) for kind in inspect.multi_type_info(kinds))
     return roots, definitions.sorted()
+
+
+def _marks(kind: inspect.Metadata) -> Document:
+    """What is said of a field beside its type: `x-redactable`, `x-pseudonym`."""
+    return {f"x-{name}": mark for name, mark in sorted((kind.extra or {}).items())}
+
+
+def _key_marks(kind: inspect.DictType) -> Document:
+    return {"propertyNames": _marks(kind.key_type)} if isinstance(kind.key_type, inspect.Metadata) else {}
 
 
 def _bounds(kind: inspect.Type) -> Document:

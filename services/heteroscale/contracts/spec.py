@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import FreeText, Message
 from heteroscale.contracts.names import FleetName, GpuTypeName, RoleName, ServiceName
 from heteroscale.contracts.units import Duration, Instant, Percent
 
@@ -255,5 +255,5 @@ class ServiceSpec(Message, frozen=True, kw_only=True):
     ready_ratio: ReadyRatio = ReadyRatio()
     revision: int | None = None
     applied_at_ms: int | None = None
-    applied_by: str | None = None
-    reason: str | None = None
+    applied_by: FreeText | None = None
+    reason: FreeText | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TypeAlias
 
-from heteroscale.contracts.message import Message
+from heteroscale.contracts.message import FreeText, Message
 from heteroscale.contracts.names import GpuTypeName, InstanceName, NodeName, RoleName, ServiceName
 
 Number: TypeAlias = int | float
@@ -57,7 +57,7 @@ class Samples(Message, frozen=True, kw_only=True, tag_field="kind", tag="samples
     """A batch of samples of one service, from one source (a node agent, an engine)."""
 
     service: ServiceName
-    source: str = ""
+    source: FreeText = ""
     layouts: dict[str, list[float]] = {}
     samples: list[InstanceSample]
 

@@ -75,7 +75,7 @@ async def capture(log: Log, wanted: Wanted, folder: Path, progress: Progress | N
     redactor = Redactor(wanted.fields, {})
     if wanted.pseudonyms:
         names = await collect(_all_records(log, plan), wanted.pseudonyms)
-        redactor = Redactor(wanted.fields, names)
+        redactor = Redactor(wanted.fields, names, plan.peers | plan.fleets)
     writer = BundleWriter(folder, wanted.prefix)
     for topic in Topic:
         ranges = {at: (start, plan.ends[at]) for at, start in sorted(plan.starts.items()) if at.topic == topic_name(wanted.prefix, topic)}

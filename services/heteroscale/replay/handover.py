@@ -18,7 +18,7 @@ from heteroscale.contracts.commands import Command
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.fleet import FleetNode, NodeAt, NodeState
-from heteroscale.contracts.names import DecisionId, InstanceName, NodeName, RoleName, ServiceName
+from heteroscale.contracts.names import DecisionId, NodeName, ServiceName
 from heteroscale.contracts.placements import Domain, Group, InstanceState, PlacedInstance, Placement, PlacementStatus, Pool
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import PlacementSpec, ServiceSpec
@@ -212,7 +212,7 @@ def _made_up(here: Handover, spec: ServiceSpec) -> _Fleet:
             if number < running:
                 instances.append(
                     PlacedInstance(
-                        id=InstanceName(name), role=RoleName(role), gpu_type=gpu_type, nodes={name: gpus},
+                        id=name, role=role, gpu_type=gpu_type, nodes={name: gpus},
                         state=InstanceState.READY, since_ms=at_ms, routable=True,
                     )
                 )  # fmt: skip

@@ -28,7 +28,7 @@ from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.rebuild import Remains
 from heteroscale.placement.state import FleetState
-from heteroscale.replay import differ, standing
+from heteroscale.replay import aliases, differ, standing
 from heteroscale.replay.cycles import Cycle, Output, RecordedInventory, cycles
 from heteroscale.replay.recorded import Found, Recorded, Shelf, in_order
 from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
@@ -37,9 +37,6 @@ from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, Stag
 def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
     """Every placement of the bundle's window, byte for byte."""
     result = StageResult(StageName.PLACEMENTS)
-    if "instance" in recorded.bundle.manifest.redactions.pseudonyms:
-        result.notes.append("instance names are pseudonyms, which a plan cannot give again: placements are taken as recorded")
-        return result
     for fleet in recorded.fleets():
         _run_alone(_Fleet(recorded, fleet, result, restart_every).run())
     return result
@@ -70,6 +67,7 @@ class _Fleet:
         self._fleet_at = bundle.at(Topic.FLEET, 0)
         self._inventory = RecordedInventory()
         self._newest: dict[ServiceName, Placement] = {}
+        self._aliased = "instance" in bundle.manifest.redactions.pseudonyms
         self._known_nodes: tuple[int, dict[NodeName, NodeChange]] = (0, {})
 
     async def run(self) -> None:
@@ -209,7 +207,26 @@ class _Fleet:
             outputs[(placement.service, False, placement.seq or 0)] = placement
         for answer in carried.answers:
             outputs[(answer.service, True, answer.at_ms)] = answer
+        if self._aliased:
+            return await self._under_pseudonyms(carried.state, cycle, outputs)
         return carried.state, outputs
+
+    async def _under_pseudonyms(
+        self, now: FleetState, cycle: Cycle, outputs: dict[Output, Placement]
+    ) -> tuple[FleetState, dict[Output, Placement]]:
+        """Outputs and inventory with the recorded pseudonyms of the instances that the cycle gave birth to."""
+        names: dict[InstanceName, InstanceName] = {}
+        for key, replayed in sorted(outputs.items()):
+            if key in cycle.outputs:
+                names |= aliases.found(cycle.outputs[key].message, replayed)
+        if not names:
+            return now, outputs
+        image = await self._inventory.read(self._fleet)
+        assert image is not None  # noqa: S101 - it was built here
+        fence = await self._inventory.take_fence(self._fleet)
+        renamed = aliases.image(image, names)
+        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=image.gen, image=renamed))
+        return await self._restarted(now), {key: aliases.placement(one, names) for key, one in outputs.items()}
 
     def _events(self, since: Mapping[str, int], until: Mapping[str, int]) -> list[Event]:
         """Commands and acknowledgements between two cuts, in the order in which a batch is taken."""

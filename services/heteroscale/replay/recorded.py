@@ -134,7 +134,7 @@ class Recorded:
         """Records of fleet.v1 with offsets in [since, until), of one fleet or of all, in offset order."""
         tail = "WHERE (?1 IS NULL OR name = ?1) AND offset >= ?2 AND offset < ?3 ORDER BY offset"
         for record in self.store.rows(Topic.FLEET, tail, (fleet, since, until)):
-            yield NodeName((record.key or b"").decode("utf-8", "replace").partition("/")[2]), record
+            yield (record.key or b"").decode("utf-8", "replace").partition("/")[2], record
 
     def fleets(self) -> list[FleetName]:
         """The fleets of the bundle."""

@@ -61,5 +61,35 @@ def test_fields_are_taken_out_where_they_belong() -> None:
 
 def test_unknown_fields_are_refused() -> None:
     """A misspelt field would leave what was to be taken out."""
-    with pytest.raises(Rejected, match="there are actuator, detail"):
+    with pytest.raises(Rejected, match=r"there are actuator \(actuations.v1\), applied_by \(specs.v1\), detail"):
         redact.check_fields(["detials"])
+
+
+def test_what_may_be_redacted_is_said_by_the_messages() -> None:
+    """No list beside them: every marked field is known with its topics, and names are found at their marks, keys of mappings too."""
+    assert ["actuations.v1"] == redact.fields()["detail"]
+    assert ["specs.v1"] == redact.fields()["applied_by"]
+    found: dict[str, set[str]] = {"node": set(), "instance": set()}
+    placed = {"groups": [{"instances": [{"id": "i-1", "nodes": {"n-1": 8}}]}], "changes": [{"instance": "i-2", "to": "ready"}]}
+    redact.gather(Topic.PLACEMENTS, json.dumps(placed).encode(), found)
+    assert {"node": {"n-1"}, "instance": {"i-1", "i-2"}} == found
+
+
+def test_a_refused_payload_is_looked_into_or_kept_back() -> None:
+    """Names in a refused sample are names; bytes that are no JSON may hold names that nobody can tell, and do not leave the house."""
+    refused = {"topic": "p.telemetry.v1", "payload": base64.b64encode(b'{"samples":[{"instance":"pod-7","node":"srv9"}]}').decode()}
+    found: dict[str, set[str]] = {"node": set(), "instance": set()}
+    redact.gather(Topic.DEAD_LETTERS, json.dumps(refused).encode(), found)
+    assert {"node": {"srv9"}, "instance": {"pod-7"}} == found
+    broken = record(Topic.DEAD_LETTERS, {"payload": base64.b64encode(b"{secret-host").decode()})
+    done = Redactor([], {"srv9": "node-0001"}).record(Topic.DEAD_LETTERS, broken)
+    assert b"redacted" == base64.b64decode(json.loads(done.value or b"")["payload"])
+
+
+def test_a_node_that_is_called_like_a_word_of_the_messages() -> None:
+    """It is renamed where nodes are named, and the word stays what it was everywhere else; so does the service of that name."""
+    redactor = Redactor([], {"ready": "node-0001", "chat": "node-0002"}, {"chat"})
+    value = {"service": "chat", "groups": [{"instances": [{"id": "i", "nodes": {"ready": 8, "chat": 8}, "state": "ready"}]}]}
+    found = json.loads(redactor.record(Topic.PLACEMENTS, record(Topic.PLACEMENTS, value)).value or b"")
+    [instance] = found["groups"][0]["instances"]
+    assert ("chat", {"node-0001": 8, "node-0002": 8}, "ready") == (found["service"], instance["nodes"], instance["state"])

@@ -43,6 +43,8 @@ class Reading:
 
     def value(self, kind: inspect.Type, value: Any, path: Path) -> Any:
         """`value` as `kind`, or a placeholder and a problem."""
+        if isinstance(kind, inspect.Metadata):
+            kind = kind.type
         self.given[path] = value
         readers: dict[type[inspect.Type], Callable[[Any, Any, Path], Any]] = {
             inspect.UnionType: self._union,

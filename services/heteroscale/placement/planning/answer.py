@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heteroscale.contracts.names import InstanceName
 from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import AffinityMode, Level
 from heteroscale.placement.planning import explain as explaining
@@ -91,7 +90,7 @@ def planned(work: Work, found: Answer) -> Planned:
         changed=tuple(changed),
         born=tuple(born),
         transitions=tuple(book.transitions[name] for name in sorted(book.transitions)),
-        released=tuple(InstanceName(name) for name in released),
+        released=tuple(released),
         shortfall=found.left,
         explain=found.explain,
         taken=dict(sorted(book.taken.items())),
