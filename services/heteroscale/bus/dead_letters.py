@@ -2,8 +2,7 @@
 
 NOTHING-LOST: a refused record is durable there before its offset is committed. And a whole stream is never diverted: past the
 limits (too many in a row, or too large a share of a window of records) the guard raises Broken, because then it is us who are wrong.
-Compacted topics are read from their beginning at every start: a bad spec or node that stands in dead letters already is not
-written (or counted) again.
+What a new process reads again (telemetry of one lookback, specs and nodes from their beginning) is not written again.
 
 The command line's part (`heteroscale dead-letters list|show|retry`):
 
@@ -111,7 +110,7 @@ class Guard:
     async def refuse(self, record: Record, errors: Sequence[Rejected], payloads: Sequence[bytes] | None = None) -> None:
         """Put a record, or those parts of it that `payloads` gives (one an error), in dead letters. Counts as one refused record.
 
-        The same again (a batch that is tried anew, a compacted topic that is read anew) neither writes nor counts.
+        The same again in this process (a batch that is tried anew) neither writes nor counts.
         """
         mark = (record.at, record.offset, record.timestamp_ms, tuple(error.code for error in errors), tuple(payloads or ()))
         if mark in self._durable:
@@ -131,13 +130,14 @@ class Guard:
             )
             for index, error in enumerate(errors)
         ]
-        if await self._stand(letters):
-            self._durable.append(mark)
-            return
-        at_ms = max(0, record.timestamp_ms)
-        await self._log.append([Entry(self._topic, record.key, codec.encode(letter), at_ms, partition=0) for letter in letters])
+        stands = await self._stand(letters)
+        if not stands:
+            at_ms = max(0, record.timestamp_ms)
+            await self._log.append([Entry(self._topic, record.key, codec.encode(letter), at_ms, partition=0) for letter in letters])
         self._durable.append(mark)
-        if self._counter is not None:
+        if stands and _is_compacted(record.topic):
+            return  # it was passed over once and will be read at every start
+        if self._counter is not None and not stands:
             for letter in letters:
                 self._counter(record.topic, self._stage, letter.code)
         self._consecutive += 1
@@ -145,12 +145,10 @@ class Guard:
         self._judge(record, errors)
 
     async def _stand(self, letters: Sequence[DeadLetter]) -> bool:
-        """Whether an earlier process of this stage wrote these already. Asked of compacted topics only: others are read once."""
-        if not all(_is_read_again(letter) for letter in letters):
-            return False
+        """Whether an earlier process of this stage wrote these already. Looked up once, at the first refusal."""
         if self._standing is None:
             found = [letter.dead_letter async for letter in _all(self._log, self._prefix)]
-            self._standing = {_same(letter) for letter in found if letter.stage == self._stage and _is_read_again(letter)}
+            self._standing = {_same(letter) for letter in found if letter.stage == self._stage}
         return all(_same(letter) in self._standing for letter in letters)
 
     def _note(self, *, bad: bool) -> None:
@@ -175,7 +173,7 @@ async def read(
 ) -> AsyncIterator[Letter]:
     """Dead letters up to the end as it is now, oldest first. `topic` with or without the prefix.
 
-    A stage that was killed before it committed refuses a record again; the first letter stands for all.
+    Two workers may refuse one record while a partition changes hands; the first letter stands for all.
     """
     wanted = {topic, f"{prefix}.{topic}"}
     known: set[_Same] = set()
@@ -224,9 +222,9 @@ def _same(letter: DeadLetter) -> _Same:
     return (letter.topic, letter.partition, letter.offset, letter.stage, letter.code, hashlib.sha256(letter.payload).digest())
 
 
-def _is_read_again(letter: DeadLetter) -> bool:
-    """Whether the record stands in a topic that is read from its beginning at every start."""
-    topic = topic_of(letter.topic)
+def _is_compacted(name: str) -> bool:
+    """Whether a topic is read from its beginning at every start."""
+    topic = topic_of(name)
     return topic is not None and CATALOGUE[topic].cleanup is Cleanup.COMPACT
 
 

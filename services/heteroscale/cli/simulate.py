@@ -19,14 +19,28 @@ from heteroscale.simulator import faults, fleet, offline, policies, traces, traf
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+class _Simulate(click.Command):
+    """Knows before its options are worked through whether JSON is wanted: `--policy list` ends before `--json` has its turn."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does."""
+        ctx.meta[__name__] = "--json" in args
+        return super().parse_args(ctx, args)
+
+
 def _list_policies(ctx: click.Context, _param: click.Parameter, value: str) -> str:
     if value == "list" and not ctx.resilient_parsing:
-        output.table(("policy", "what it is"), policies.ABOUT.items())
+        if ctx.meta[__name__]:
+            for name, about in policies.ABOUT.items():
+                output.emit({"policy": name, "about": about})
+        else:
+            output.table(("policy", "what it is"), policies.ABOUT.items())
         ctx.exit(0)
     return value
 
 
 @click.command(
+    cls=_Simulate,
     epilog="""\b
 Examples:
   heteroscale simulate --spec chat.yaml --trace day.csv --fleet fleet.yaml
@@ -57,9 +71,9 @@ Examples:
 )
 @click.option(
     "--through",
-    default=offline.Through.AUTO,
+    default=offline.Through.AUTO.value,
     show_default=True,
-    type=click.Choice(offline.Through),
+    type=click.Choice([way.value for way in offline.Through]),
     help="The services over a log in memory, or their cores alone: far faster, no telemetry. auto: by size.",
 )
 @json_option
@@ -72,7 +86,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     seed: int,
     scale: float,
     fault_texts: tuple[str, ...],
-    through: offline.Through,
+    through: str,
     *,
     as_json: bool,
 ) -> None:
@@ -90,11 +104,11 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
         seed=seed,
         scale=scale,
         faults=[faults.parse(text) for text in fault_texts],
-        through=through,
+        through=offline.Through(through),
     )
     for note in world.notes(offline.scene_of(request)):
         output.note(note)
-    if through is offline.Through.AUTO and offline.way(request) is offline.Through.CORES:
+    if request.through is offline.Through.AUTO and offline.way(request) is offline.Through.CORES:
         output.note("large: played through the cores alone (--through services for the services)")
     if as_json:
         _as_json(request)

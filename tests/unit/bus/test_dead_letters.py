@@ -155,14 +155,15 @@ async def test_a_refusal_that_could_not_be_written_is_tried_again(memory_log: Lo
     assert 1 == len(await letters(memory_log))
 
 
-async def test_a_stage_that_starts_anew_is_listed_once(memory_log: Log) -> None:
-    """Its second letter on the same record can be shown by number, but is no news; another stage's letter is."""
+async def test_what_two_workers_refused_is_listed_once(memory_log: Log) -> None:
+    """The second letter on a record can be shown by number, but is no news; another stage's letter is."""
     await catalogue.create(memory_log, PREFIX)
-    for stage in ("signals", "signals", "decision"):
-        await Guard(memory_log, PREFIX, stage).decode(record(b"x"), Samples)
+    first, second, other = (Guard(memory_log, PREFIX, stage) for stage in ("signals", "signals", "decision"))
+    for guard, offset in ((first, 1), (second, 2), (first, 7), (second, 7), (other, 7)):
+        await guard.decode(record(b"x", offset), Samples)
     await memory_log.append([Entry(topic_name(PREFIX, Topic.DEAD_LETTERS), b"chat", b"garbage", builders.AT_MS)])
-    assert [0, 2] == [letter.offset for letter in await letters(memory_log)]
-    assert await dead_letters.get(memory_log, PREFIX, 1) is not None
+    assert [0, 1, 2, 4] == [letter.offset for letter in await letters(memory_log)]
+    assert await dead_letters.get(memory_log, PREFIX, 3) is not None
 
 
 async def test_letters_are_listed_by_filter_and_found_by_offset(memory_log: Log) -> None:
@@ -227,3 +228,16 @@ async def test_each_stage_says_for_itself_that_it_could_not_use_a_record(memory_
     for stage in ("signals", "decision", "signals"):
         assert await Guard(memory_log, PREFIX, stage).decode(spec, ServiceSpec) is None
     assert ["signals", "decision"] == [letter.dead_letter.stage for letter in await letters(memory_log)]
+
+
+async def test_telemetry_that_a_new_process_reads_again_is_not_written_again(memory_log: Log) -> None:
+    """One letter; but a stream that cannot be read stops the next process as it stopped the one before."""
+    await catalogue.create(memory_log, PREFIX)
+    for _ in range(2):
+        guard = Guard(memory_log, PREFIX, "signals", limits=Limits(consecutive=3))
+        for offset in (1, 2):
+            assert await guard.decode(record(b"{", offset), Samples) is None
+        with pytest.raises(Broken, match="3 records in a row"):
+            await guard.decode(record(b"{", 3), Samples)
+    raw = [letter async for batch in scan.to_end(memory_log, [LETTERS]) for letter in batch]
+    assert [1, 2, 3] == [codec.decode(DeadLetter, letter.value or b"").offset for letter in raw]
