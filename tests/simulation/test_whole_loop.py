@@ -158,6 +158,15 @@ def test_simulate_ends_with_the_summary(files: list[str], policy: str) -> None:
     assert 0 <= last["slo_attainment"] <= last["ttft_attainment"] <= 1
 
 
+def test_simulate_plays_through_the_cores_alone(files: list[str]) -> None:
+    """`--through cores`, as the documents write it: the same keys in the summary, and the same requests."""
+    done = CliRunner().invoke(cli, ["simulate", *files, "--through", "cores", "--json"])
+    assert 0 == done.exit_code, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert SUMMARY == [key for key in SUMMARY if key in last]
+    assert 7200 == last["requests"]
+
+
 def test_any_interval_and_placement_can_be_played(files: list[str], tmp_path: Path) -> None:
     """Samples fall on an interval that steps do not share; a spec without placement gets the default one, and a note says so."""
     odd = SPEC.replace("interval: 10s", "interval: 3s, silence: 9s").replace(", silence: 30s", "") + "placement: none\n"

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 
 from heteroscale.bus import catalogue
@@ -16,10 +17,10 @@ from heteroscale.bus.memory import MemoryLog
 from heteroscale.contracts.errors import Broken, Rejected
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.runtime.clock import SYSTEM
-from heteroscale.simulator import closing, faults, world
+from heteroscale.simulator import closing, faults, profiles, world
 from heteroscale.simulator.lockstep import Lockstep
 from heteroscale.simulator.seen import Seen
-from heteroscale.simulator.traffic import REQUESTS
+from heteroscale.simulator.traffic import CACHED, REQUESTS
 from heteroscale.simulator.world import Scene, World
 from support.simulation_cast import scene
 from support.stub_loop import StubLoop
@@ -60,14 +61,14 @@ async def played(here: Scene, counts: dict[str, dict[str, int]]) -> tuple[World,
 
 
 async def test_every_request_is_served_queued_or_given_up() -> None:
-    """Conservation: offered = finished + waiting + given up, also with a fleet that is far too small."""
+    """Conservation of requests and of tokens: offered = finished + waiting + given up, also with a fleet that is far too small."""
     starved = {"chat": {"prefill": 5, "decode": 1}, "code": {"prefill": 1, "decode": 1}}
     here, _ = await played(scene(0.5), starved)
     for model in here.models.values():
         ledger = model.ledger
-        assert ledger.given_up > 0
-        assert ledger.offered == pytest.approx(model.load[:, REQUESTS].sum())
-        assert ledger.offered == pytest.approx(ledger.finished + ledger.given_up + model.waiting_requests())
+        assert ledger.given_up[REQUESTS] > 0
+        assert ledger.offered == pytest.approx(model.load.sum(axis=0) - [0.0, model.load[:, CACHED].sum(), 0.0, 0.0])
+        assert ledger.offered == pytest.approx(ledger.finished + ledger.given_up + model.waiting())
 
 
 async def test_telemetry_carries_what_was_served() -> None:
@@ -83,7 +84,7 @@ async def test_telemetry_carries_what_was_served() -> None:
         if sample["role"] == "decode":
             finished[name.split("-")[0]] += float(str(sample["requests_finished"]))
     for name, model in here.models.items():
-        assert model.ledger.finished == pytest.approx(finished[name], abs=5)  # whole numbers an instance
+        assert model.ledger.finished[REQUESTS] == pytest.approx(finished[name], abs=5)  # whole numbers an instance
 
 
 async def test_the_same_seed_gives_the_same_bytes() -> None:
@@ -97,7 +98,7 @@ async def test_the_same_seed_gives_the_same_bytes() -> None:
 
 
 async def test_figures_are_those_of_independent_arithmetic() -> None:
-    """GPU-hours, requests and TTFT attainment from raw JSON, without any of the report's code."""
+    """GPU-hours, utilisation, requests and TTFT attainment from raw JSON and the measured curves, without any of the report's code."""
     here = scene(0.5)
     built, log = await played(here, COUNTS)
     figures = await closing.close(log, here, built.models)
@@ -110,6 +111,7 @@ async def test_figures_are_those_of_independent_arithmetic() -> None:
     for since_ms, gpus in born.values():
         seconds["all"] += gpus * (here.ends_at_ms - max(since_ms, here.start_ms)) / 1000
     assert round(seconds["all"] / 3600, 3) == figures.summary.gpu_hours
+    assert figures.summary.gpu_util == pytest.approx(await work_seconds(here, log) / seconds["all"], abs=1e-4)
     first: dict[str, list[float]] = {}
     final: dict[str, list[float]] = {}
     for record in await records(log, Topic.TELEMETRY):
@@ -127,6 +129,33 @@ async def test_figures_are_those_of_independent_arithmetic() -> None:
     offered = sum(float(trace.totals[:, REQUESTS].sum()) for trace in here.traffic)
     assert round(offered) == figures.summary.requests
     assert round(met / offered, 4) == round(figures.summary.ttft_attainment or 0, 4)
+
+
+async def work_seconds(here: Scene, log: MemoryLog) -> float:
+    """GPU-seconds of work: tokens between the counted instants over the rate of the service's mean lengths within its TBT target."""
+    tokens: dict[tuple[str, str, str], list[float]] = {}
+    for record in await records(log, Topic.TELEMETRY):
+        document = json.loads(record.value or b"")
+        for sample in document.get("samples", []):
+            if sample["state"] != "serving" or sample["at_ms"] > here.ends_at_ms:
+                continue
+            done = sample["generation_tokens"] if sample["role"] == "decode" else sample["prompt_tokens"] - sample["cached_prompt_tokens"]
+            first_last = tokens.setdefault((document["service"], sample["role"], sample["instance"]), [0.0, 0.0])
+            first_last[sample["at_ms"] > here.start_ms] = done
+    spent = 0.0
+    for spec, trace in zip(here.specs, here.traffic, strict=True):
+        requests, prompt, output, _ = trace.totals.sum(axis=0)
+        curves = profiles.load("h20_deepseek_r1" if spec.roles["decode"].gpu_types[0].type == "H20" else "h200_llama8b")
+        (prefill,), (decode,) = curves.prefill.values(), curves.decode.values()
+        within = (spec.slo.tbt.ms if spec.slo and spec.slo.tbt else 0) / 1000
+        context = prompt / requests + output / requests / 2
+        rates = {
+            "prefill": float(np.interp(prompt / requests, prefill.isl, prefill.tokens_per_s)) / prefill.engine_gpus,
+            "decode": decode.rate_within(context, within) / decode.engine_gpus,
+        }
+        for (service, role, _), (first, last) in tokens.items():
+            spent += (last - first) / rates[role] if service == spec.service and last else 0.0
+    return spent
 
 
 async def test_a_lost_leaf_takes_its_engines_and_heals() -> None:
@@ -163,7 +192,18 @@ def test_a_bad_fault_is_refused_with_an_example(text: str) -> None:
         faults.parse(text)
 
 
-def test_a_fault_that_names_nothing_is_refused() -> None:
-    """Unknown nodes and pods are named with some that exist."""
-    with pytest.raises(Rejected, match="leaf-1-1"):
-        world.build(scene(0.2, "s1:leaf-9@1m"))
+@pytest.mark.parametrize(
+    ("text", "known"), [("s1:leaf-9@1m", "leaf-1-1"), ("node:nosuch@1m", "srv"), ("instance:nosuch@1m", "chat/decode, chat/prefill")]
+)
+def test_a_fault_that_names_nothing_is_refused(text: str, known: str) -> None:
+    """Unknown nodes, pods and instances are named with some that exist."""
+    with pytest.raises(Rejected, match=known):
+        world.build(scene(0.2, text))
+
+
+def test_an_instance_that_does_not_run_when_it_should_fail_is_refused() -> None:
+    """A name that could be one is known for none only then: the message says when, and who runs."""
+    here = world.build(scene(0.2, "instance:chat-prefill-0@1m"))
+    here.now_ms = here.scene.start_ms + 60_000
+    with pytest.raises(Rejected, match=r"no instance chat-prefill-0 runs 1m into the trace; the first that do are none at all"):
+        here.strike()

@@ -1,18 +1,22 @@
-"""The outcome for people: tables, plots of the frontiers, and one HTML page with both."""
+"""The outcome for people: tables in Markdown, plots of the frontiers, and one HTML page with both. Nothing in them is typed by hand."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from heteroscale.contracts.errors import Rejected
-from heteroscale.simulator.outcome.compare import TARGET, Interval, Outcome, Row
+from heteroscale.simulator.outcome import cases
+from heteroscale.simulator.outcome.compare import OWN_TRACE, SETTINGS, TARGET, Basis, Interval, Outcome, Row
+from heteroscale.simulator.outcome.study import Finding, Study
+from heteroscale.simulator.policies import OURS
 
-HEADER: Final = (
+ROW_HEADER: Final = (
     "policy",
     "setting",
     "GPU-hours",
@@ -23,59 +27,203 @@ HEADER: Final = (
     "minutes ok",
     "turns",
     "P:D off, min",
+    "unplaced, min",
+    "across s2",
 )
+GAIN_HEADER: Final = (
+    "trace",
+    "start-up",
+    "setting of",
+    "setting",
+    "GPU-hours",
+    "GPU util",
+    "static at equal attainment",
+    "gain, points",
+    "within SLO",
+    "of clairvoyant",
+)
+SIGNAL_HEADER: Final = ("signal", "correlation", "target", "GPU-hours", "GPU util", "within SLO", "turns")
 DOTS: Final = 130
+COMPARABLE: Final = 0.9
 
 
-def cells(row: Row) -> list[str]:
-    """One line of the table."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A heading, what the table is about, and its cells."""
+
+    title: str
+    about: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found: either may be missing."""
+
+    outcome: Outcome | None = None
+    study: Study | None = None
+    tables: list[Table] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.outcome is not None:
+            self.tables.extend(outcome_tables(self.outcome))
+        if self.study is not None:
+            self.tables.extend(signal_tables(self.study))
+
+
+def outcome_tables(outcome: Outcome) -> list[Table]:
+    """Ours against static peak and the bound, then the policies case by case, their frontiers, and the other start-up times."""
+    found = [_gains(outcome)] if any(row.policy == OURS for row in outcome.rows) else []
+    for case in outcome.plan.cases:
+        main = outcome.plan.startups(case)[0]
+        here = [row for row in outcome.rows if row.case == case and row.startup_s == main]
+        played = cases.CASES[case].cut(outcome.plan.hours)
+        length = "all of it" if played is None else f"its first {played:g} h"
+        source = f"settings chosen on {cases.CASES[case].tuned_on}"
+        elsewhere = (
+            f"{cases.CASES[case].about}, {length}; start-up {main:g} s; {outcome.plan.seeds} seeds; {source}. The attaining come first."
+        )
+        tuned = [row for row in here if row.basis is Basis.ELSEWHERE or (row.policy in OWN_TRACE and row.basis is Basis.ITSELF)]
+        found.append(Table(f"{case}: settings of another trace", elsewhere, ROW_HEADER, _lines(tuned)))
+        plain = [row for row in here if row.basis is Basis.DEFAULT]
+        found.append(Table(f"{case}: documented defaults", f"Start-up {main:g} s; one seed.", ROW_HEADER, _lines(plain)))
+        found.append(_frontier(outcome, case, main))
+        found += [_other_startups(outcome, case)] if len(outcome.plan.startups(case)) > 1 else []
+    return found
+
+
+def _lines(rows: Iterable[Row]) -> list[list[str]]:
+    return [cells(row) for row in ranked(rows)]
+
+
+def _gains(outcome: Outcome) -> Table:
+    lines = []
+    for row in outcome.rows:
+        if row.policy != OURS or row.basis is Basis.DEFAULT:
+            continue
+        bound = "-" if row.over_clairvoyant is None else spread(row.over_clairvoyant, "{:.2f}")
+        lines.append([
+            row.case, f"{row.startup_s:g} s", row.chosen_on, setting(row), spread(row.gpu_hours, "{:,.0f}"), spread(row.gpu_util, "{:.3f}"),
+            spread(row.gpu_util_static, "{:.3f}"), gain(row), per_cent(row.slo_attainment), bound,
+        ])  # fmt: skip
+    about = f"Mean and 95 % interval over {outcome.plan.seeds} seeds of arrivals and start-up times."
+    return Table("heteroscale against static peak and the bound", about, GAIN_HEADER, lines)
+
+
+def _frontier(outcome: Outcome, case: str, startup_s: float) -> Table:
+    lines = []
+    for policy in outcome.plan.policies:
+        trials = [one for one in outcome.frontier if (one.case, one.policy, one.startup_s) == (case, policy, startup_s)]
+        lines.append([policy, *(f"{one.setting or 0:g}: {one.gpu_hours:,.0f}, {one.slo_attainment * 100:.2f} %" for one in trials)])
+    about = (
+        f"Each cell is setting: GPU-hours, requests within SLO. Start-up {startup_s:g} s, one seed; compare cells at or above {TARGET:.0%}."
+    )
+    return Table(f"{case}: frontiers", about, ["policy", *([""] * len(SETTINGS[OURS]))], lines)
+
+
+def _other_startups(outcome: Outcome, case: str) -> Table:
+    times = sorted(outcome.plan.startups(case))
+    lines = []
+    for policy in outcome.plan.policies:
+        line = [policy]
+        for startup in times:
+            row = next(
+                row
+                for row in outcome.rows
+                if (row.case, row.policy, row.startup_s) == (case, policy, startup)
+                and row.basis is (Basis.ITSELF if policy in OWN_TRACE else Basis.ELSEWHERE)
+            )
+            line.append(f"{setting(row)}: {spread(row.gpu_hours, '{:,.0f}')}, {per_cent(row.slo_attainment)}")
+        lines.append(line)
+    about = "Each cell is setting: GPU-hours, requests within SLO; settings chosen on the other trace at that start-up time."
+    return Table(f"{case}: start-up times", about, ["policy", *(f"{startup:g} s" for startup in times)], lines)
+
+
+def signal_tables(study: Study) -> list[Table]:
+    """One table a case."""
+    about = "The law on one signal alone, without guards; the target is the best of four on the trace itself."
     return [
-        row.policy,
-        f"{row.setting:g}",
-        spread(row.gpu_hours, "{:,.0f}"),
-        "-" if row.over_clairvoyant is None else spread(row.over_clairvoyant, "{:.2f}"),
-        spread(row.gpu_util, "{:.3f}"),
-        spread(row.gain_points, "{:+.1f}"),
-        spread(scaled(row.slo_attainment), "{:.2f}") + " %",
-        spread(scaled(row.minutes_within), "{:.1f}") + " %",
-        spread(row.direction_changes, "{:.0f}"),
-        spread(row.imbalance_minutes, "{:.0f}"),
+        Table(f"{case}: the same law on each signal", about, SIGNAL_HEADER, [signal_cells(row) for row in study.rows if row.case == case])
+        for case in dict.fromkeys(row.case for row in study.rows)
     ]
 
 
-def scaled(value: Interval) -> Interval:
-    """In per cent."""
-    return Interval(mean=value.mean * 100, half=None if value.half is None else value.half * 100)
+def cells(row: Row) -> list[str]:
+    """One line of a case's table."""
+    return [
+        row.policy,
+        setting(row),
+        spread(row.gpu_hours, "{:,.0f}"),
+        "-" if row.over_clairvoyant is None else spread(row.over_clairvoyant, "{:.2f}"),
+        spread(row.gpu_util, "{:.3f}"),
+        gain(row),
+        per_cent(row.slo_attainment),
+        per_cent(row.minutes_within, 1),
+        spread(row.direction_changes, "{:.0f}"),
+        spread(row.imbalance_minutes, "{:.0f}"),
+        spread(row.unplaced_minutes, "{:.0f}"),
+        spread(row.cross_s2_pairs, "{:.0f}"),
+    ]
+
+
+def signal_cells(row: Finding) -> list[str]:
+    """One line of the study."""
+    return [
+        row.signal,
+        "-" if row.correlation is None else spread(row.correlation, "{:+.2f}"),
+        f"{row.setting:g}",
+        spread(row.gpu_hours, "{:,.0f}"),
+        spread(row.gpu_util, "{:.3f}"),
+        per_cent(row.slo_attainment),
+        spread(row.direction_changes, "{:.0f}"),
+    ]
+
+
+def setting(row: Row) -> str:
+    """The setting's value."""
+    return "default" if row.setting is None else f"{row.setting:g}"
+
+
+def gain(row: Row) -> str:
+    """Points of utilisation over static peak at equal attainment; nothing where so little is attained that no fleet is to be compared."""
+    return "-" if row.slo_attainment.mean < COMPARABLE else spread(row.gain_points, "{:+.1f}")
+
+
+def per_cent(value: Interval, digits: int = 2) -> str:
+    """A share in per cent."""
+    share = Interval(mean=value.mean * 100, half=None if value.half is None else value.half * 100)
+    return spread(share, f"{{:.{digits}f}}") + " %"
 
 
 def spread(value: Interval, form: str) -> str:
-    """`1,234 ±5`; without ± for one seed or where the spread rounds to nothing."""
+    """`1,234 ± 5`; without ± for one seed or where the spread rounds to nothing."""
     text = form.format(value.mean)
     half = "" if value.half is None else form.replace("+", "").format(value.half)
-    return text if not half.strip("0.,") else f"{text} ±{half}"
+    return text if not half.strip("0.,") else f"{text} ± {half}"
 
 
-def ranked(rows: Sequence[Row], case: str) -> list[Row]:
-    """Those that reach the target first, the cheaper first."""
-    return sorted(
-        (row for row in rows if row.case == case),
-        key=lambda row: (row.slo_attainment.mean < TARGET - 0.005, row.gpu_hours.mean, row.policy),
-    )
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """Those that reach the target first, the cheaper first; then the others, the nearer to the target first."""
+
+    def rank(row: Row) -> tuple[bool, float, str]:
+        short = round(row.slo_attainment.mean, 4) < TARGET
+        return (short, -row.slo_attainment.mean if short else row.gpu_hours.mean, row.policy)
+
+    return sorted(rows, key=rank)
 
 
-def markdown(outcome: Outcome) -> str:
-    """A table a case."""
-    lines = []
-    for case in outcome.plan.cases:
-        rows = ranked(outcome.rows, case)
-        lines += [f"### {case} (settings chosen on {_elsewhere(rows)})", "", "| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
-        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-        lines.append("")
+def markdown(findings: Findings) -> str:
+    """All tables."""
+    lines: list[str] = []
+    for table in findings.tables:
+        lines += [f"### {table.title}", "", table.about, "", _row(table.header), "|---" * len(table.header) + "|"]
+        lines += [*map(_row, table.rows), ""]
     return "\n".join(lines)
 
 
-def _elsewhere(rows: Sequence[Row]) -> str:
-    return next((row.chosen_on for row in rows if row.chosen_on != row.case), "itself")
+def _row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
 
 
 def plot(outcome: Outcome, case: str) -> bytes:
@@ -87,50 +235,63 @@ def plot(outcome: Outcome, case: str) -> bytes:
         from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
     except ImportError as error:
         raise Rejected("matplotlib", "plots need matplotlib: pip install 'heteroscale[plot]'", "--out") from error
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for policy in outcome.plan.policies:
-        points = sorted((one.gpu_hours, 100 * one.slo_attainment) for one in outcome.frontier if one.case == case and one.policy == policy)
-        width = 2.5 if policy == "heteroscale" else 1.0
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=policy, linewidth=width)
+    startup = outcome.plan.startups(case)[0]
+    figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
+    marks = "oosv^Dd<>P"
+    for policy, mark in zip(outcome.plan.policies, marks, strict=False):
+        trials = [one for one in outcome.frontier if (one.case, one.policy, one.startup_s) == (case, policy, startup)]
+        points = sorted((one.gpu_hours, 100 * one.slo_attainment) for one in trials)
+        width = 2.5 if policy == OURS else 1.0
+        axes.plot([x for x, _ in points], [y for _, y in points], marker=mark, markersize=5, label=policy, linewidth=width)
     axes.axhline(100 * TARGET, color="grey", linestyle=":", linewidth=1)
     axes.set(xlabel="GPU-hours", ylabel="requests within SLO, %", title=f"{case}: each policy over its main setting")
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=100.5)
-    axes.legend(fontsize=8)
+    axes.set_ylim(bottom=90, top=100.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DOTS)
     plt.close(figure)
     return out.getvalue()
 
 
-def page(outcome: Outcome) -> str:
+def page(findings: Findings) -> str:
     """One HTML page, images inside."""
-    parts = ["<!doctype html><meta charset=utf-8><title>heteroscale: outcome</title>", f"<style>{STYLE}</style><h1>Outcome</h1>"]
-    for case in outcome.plan.cases:
-        rows = ranked(outcome.rows, case)
-        parts.append(f"<h2>{html.escape(case)}</h2><p>Settings chosen on {html.escape(_elsewhere(rows))}.</p>")
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in rows)
-        image = base64.b64encode(plot(outcome, case)).decode()
-        parts.append(f"<table><tr>{head}</tr>{body}</table><img alt='frontiers' src='data:image/png;base64,{image}'>")
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>heteroscale: outcome</title><style>{STYLE}</style><h1>Outcome</h1>",
+    ]
+    if findings.outcome is not None:
+        for case in findings.outcome.plan.cases:
+            image = base64.b64encode(plot(findings.outcome, case)).decode()
+            parts.append(f"<img alt='frontiers of {html.escape(case)}' src='data:image/png;base64,{image}'>")
+    for table in findings.tables:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in table.rows)
+        parts.append(f"<h2>{html.escape(table.title)}</h2><p>{html.escape(table.about)}</p>")
+        parts.append(f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
     return "\n".join(parts)
 
 
 STYLE: Final = """
-body { font: 15px system-ui; margin: 2em; max-width: 70em }
-td, th { padding: .2em .8em; text-align: right }
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222 }
+h2 { font-size: 1.15em; margin: 2em 0 .3em }
+p { margin: .2em 0 .8em; color: #555 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .25em .7em; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4 }
 td:first-child, th:first-child { text-align: left }
-img { max-width: 100% }
+tbody tr:hover { background: #f6f8fa }
+.wide { overflow-x: auto }
+img { max-width: 100%; width: 46em }
 """
 
 
-def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """outcome.html, a plot a case and the tables as Markdown."""
+def write(findings: Findings, folder: Path) -> list[Path]:
+    """outcome.html, outcome.md and a plot a case."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "outcome.html", folder / "outcome.md"]
-    written[0].write_text(page(outcome), "utf-8")
-    written[1].write_text(markdown(outcome), "utf-8")
-    for case in outcome.plan.cases:
-        path = folder / f"{case}.png"
-        path.write_bytes(plot(outcome, case))
-        written.append(path)
+    written[0].write_text(page(findings), "utf-8")
+    written[1].write_text(markdown(findings), "utf-8")
+    if findings.outcome is not None:
+        for case in findings.outcome.plan.cases:
+            written.append(folder / f"{case}.png")
+            written[-1].write_bytes(plot(findings.outcome, case))
     return written

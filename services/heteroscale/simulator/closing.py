@@ -80,13 +80,14 @@ async def close(log: Log, scene: Scene, models: Mapping[str, ServiceModel]) -> C
     faults = answers.faults()
     if records[Topic.DEAD_LETTERS.value]:
         faults.append(f"{records[Topic.DEAD_LETTERS.value]} dead letters")
-    return _add_up(scene, models, tallies, (records, faults))
+    return _add_up(scene, {name: day_of(scene, model) for name, model in models.items()}, tallies, (records, faults))
 
 
-def of_direct(scene: Scene, run: Direct) -> Closing:
-    """The closing of a run without a log: what it tallied, and the newest placements."""
+def of_direct(scene: Scene, run: Direct, days: Mapping[str, Day] | None = None) -> Closing:
+    """The closing of a run without a log: what it tallied, and the newest placements. `days` that are given spare work."""
     answers = Answers(run.commands, run.seen.placements, dict(run.world.nodes))
-    return _add_up(scene, run.world.models, run.tallies, ({}, answers.faults()))
+    known = days or {name: day_of(scene, model) for name, model in run.world.models.items()}
+    return _add_up(scene, known, run.tallies, ({}, answers.faults()))
 
 
 def tallies_of(scene: Scene, models: Mapping[str, ServiceModel]) -> dict[str, Tally]:
@@ -97,14 +98,12 @@ def tallies_of(scene: Scene, models: Mapping[str, ServiceModel]) -> dict[str, Ta
     }
 
 
-def _add_up(
-    scene: Scene, models: Mapping[str, ServiceModel], tallies: Mapping[str, Tally], found: tuple[dict[str, int], list[str]]
-) -> Closing:
+def _add_up(scene: Scene, days: Mapping[str, Day], tallies: Mapping[str, Tally], found: tuple[dict[str, int], list[str]]) -> Closing:
     records, faults = found
     traffic = {spec.service: one for spec, one in zip(scene.specs, scene.traffic, strict=True)}
     figures = {name: tally.figures(float(traffic[name].totals[:, REQUESTS].sum())) for name, tally in tallies.items()}
     hours = (scene.ends_at_ms - scene.start_ms) / 3_600_000
-    static = {name: static_for(scene, models[name], figures[name]) for name in figures}
+    static = {name: static_for(days[name], figures[name]) for name in figures}
     summary = summarise(figures.values(), hours, sum(fleet.gpus for fleet in static.values()) * hours)
     faults += [f"{name}: no decision" for name, figure in figures.items() if not figure.decisions]
     if summary.pair_violations:
@@ -122,10 +121,14 @@ def counted_load(scene: Scene, model: ServiceModel) -> Floats:
     return model.load[scene.warmup_ms // STEP_MS :]
 
 
-def static_for(scene: Scene, model: ServiceModel, figures: ServiceFigures) -> StaticFleet:
+def day_of(scene: Scene, model: ServiceModel) -> Day:
+    """The counted load of a service, for policies that know it and for the search for a fixed fleet."""
+    return Day(model.spec, model.curves, counted_load(scene, model), STEP_MS / 1000, model.prompt_cv)
+
+
+def static_for(day: Day, figures: ServiceFigures) -> StaticFleet:
     """The smallest fixed fleet that does as well as the run did."""
-    reached = figures.in_slo / figures.requests if figures.requests else 1.0
-    return smallest(Day(model.spec, model.curves, counted_load(scene, model), STEP_MS / 1000, model.prompt_cv), reached)
+    return smallest(day, figures.in_slo / figures.requests if figures.requests else 1.0)
 
 
 def yardstick(model: ServiceModel, load: Floats) -> dict[tuple[str, str], float]:

@@ -24,7 +24,7 @@ from heteroscale.decision import controller
 from heteroscale.simulator import fluid
 from heteroscale.simulator.fluid import Strength
 from heteroscale.simulator.looks import Ghost
-from heteroscale.simulator.panes import Look, Panes
+from heteroscale.simulator.panes import Inside, Look, Panes
 from heteroscale.simulator.report import Tally
 from heteroscale.simulator.seen import Seen, rhythm
 from heteroscale.simulator.service import ServiceModel
@@ -91,6 +91,7 @@ class Direct:
     world: World
     deciders: dict[str, Decider]
     tallies: dict[str, Tally]
+    inside: Inside = Inside.LAST
     seen: Seen = field(default_factory=Seen)
     commands: dict[str, Command] = field(default_factory=dict)
     played: dict[str, _Played] = field(init=False)
@@ -100,7 +101,7 @@ class Direct:
     def __post_init__(self) -> None:
         models = self.world.models
         self.played = {
-            name: _Played(Panes(model), self.deciders[name], self.tallies[name], fluid.strength_of(model), model.changes)
+            name: _Played(Panes(model, self.inside), self.deciders[name], self.tallies[name], fluid.strength_of(model), model.changes)
             for name, model in sorted(models.items())
         }
         self.sites = {fleet: Site(fleet) for fleet in sorted({node.fleet for node in self.world.nodes.values()})}

@@ -15,7 +15,7 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.units import Duration
 
 _FAULT = re.compile(r"(?P<kind>s1|node|instance|silence|garbage|late):(?P<name>[^@]+)@(?P<time>[^+]+)(\+(?P<duration>.+))?")
-_CURE = "write KIND:NAME@TIME[+DURATION], such as s1:leaf-1-1@6h+30m, node:srv1101@90m, instance:chat-0@12h or silence:chat/decode@2h+10m"
+_CURE = "write KIND:NAME@TIME[+DURATION], such as s1:leaf-1-1@6h+30m, node:srv1101@90m, instance:chat/prefill@12h, silence:chat@2h+10m"
 
 
 class FaultKind(enum.Enum):

@@ -106,7 +106,7 @@ def serve(model: ServiceModel, first: int, last: int, step_s: float, strength: S
     """Serve steps [first, last) of the load with engines that do not change meanwhile."""
     offered = model.load[first:last].copy()
     offered[:, PROMPT] = np.maximum(0.0, offered[:, PROMPT] - offered[:, CACHED])
-    model.ledger.offered += float(offered[:, REQUESTS].sum())
+    model.ledger.offered += offered.sum(axis=0)
     done = _without_queue(model, offered, step_s, strength)
     if done is None:
         done = _with_queue(model, offered, step_s, strength)
@@ -170,7 +170,7 @@ def _without_queue(model: ServiceModel, offered: Floats, step_s: float, strength
     if busy.max() > 1.0 or load.max() > 1.0:
         return None
     model.prompt, model.context = float(prompt[-1]), float(context[-1])
-    model.ledger.finished += float(requests.sum())
+    model.ledger.finished += offered.sum(axis=0)
     nothing = np.zeros(len(offered))
     return _Done(
         requests, offered[:, MISSED], offered[:, CACHED], offered[:, OUTPUT], busy, nothing, prompt, context, load, nothing, nothing
@@ -203,7 +203,7 @@ def _one_step(model: ServiceModel, offered: Floats, step_s: float, strength: Str
     part = min(1.0, rate * step_s / float(queue[OUTPUT])) if queue[OUTPUT] > 0 else 1.0
     done = queue * part
     model.decode_queue = _within_patience(model, queue - done, (OUTPUT, rate, float(through[OUTPUT]) / step_s))
-    model.ledger.finished += float(done[REQUESTS])
+    model.ledger.finished += done
     load = float(done[OUTPUT]) / (rate * step_s) if rate > 0 else 0.0
     held += (before + float(model.decode_queue[OUTPUT])) / 2 / rate if rate > 0 else 0.0
     left = (model.prefill_queue[REQUESTS], model.decode_queue[REQUESTS])
@@ -216,7 +216,7 @@ def _within_patience(model: ServiceModel, queue: Floats, limit: tuple[int, float
     column, rate, arriving = limit
     tokens = engines.PATIENCE_S * max(rate, arriving)
     keep = min(1.0, tokens / float(queue[column])) if queue[column] > tokens else 1.0
-    model.ledger.given_up += float(queue[REQUESTS]) * (1 - keep)
+    model.ledger.given_up += queue * (1 - keep)
     return np.asarray(queue * keep)
 
 

@@ -18,15 +18,14 @@ from heteroscale.contracts.units import Instant
 from heteroscale.runtime.clock import SYSTEM
 from heteroscale.simulator import closing, direct, policies, view, world
 from heteroscale.simulator.baseline import Baseline
-from heteroscale.simulator.closing import Closing, counted_load
+from heteroscale.simulator.closing import Closing
 from heteroscale.simulator.crew import Tasks
 from heteroscale.simulator.embedded import Embedded
 from heteroscale.simulator.faults import TELEMETRY_FAULTS, Fault
 from heteroscale.simulator.play import Played, play
-from heteroscale.simulator.static import Day
 from heteroscale.simulator.traffic import Traffic
 from heteroscale.simulator.view import View
-from heteroscale.simulator.world import STEP_MS, Scene, World
+from heteroscale.simulator.world import Scene, World
 
 START: Final = "2026-01-05T00:00Z"  # a Monday
 PREFIX: Final = "simulate"
@@ -145,8 +144,7 @@ def baseline_of(scene: Scene, here: World, name: str, setting: float | None = No
     """A baseline for each service of a scene."""
     chosen = {}
     for service, model in here.models.items():
-        day = Day(model.spec, model.curves, counted_load(scene, model), STEP_MS / 1000, model.prompt_cv)
-        chosen[service] = policies.build(name, policies.Setup(model.spec, day, scene.start_ms, setting=setting))
+        chosen[service] = policies.build(name, policies.Setup(model.spec, closing.day_of(scene, model), scene.start_ms, setting=setting))
     return Baseline(here.specs, chosen)
 
 

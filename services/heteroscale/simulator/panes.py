@@ -7,6 +7,7 @@ tests/simulation/test_direct.py holds the two against each other.
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,8 +28,8 @@ from heteroscale.simulator.service import ServiceModel, edges_of
 
 Floats = npt.NDArray[np.float64]
 
-TOKENS, MISSED, UTIL, SM, KV, WEIGHT, NUMBER = range(7)  # columns of a role's pane
-COLUMNS: Final = 7
+TOKENS, MISSED, UTIL, SM, KV, WEIGHT, NUMBER, RUNNING, WAITING = range(9)  # columns of a role's pane
+COLUMNS: Final = 9
 DIGITS: Final = 6
 
 
@@ -37,16 +38,15 @@ class Pane:
     """One hop of one service: sums per (role, GPU type), and latency buckets per kind of role."""
 
     sums: dict[tuple[str, str], Floats] = field(default_factory=dict)
+    steps: int = 0
     ttft: Floats | None = None
     tbt: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps that were served, and what each adds to a pane: `rows` (COLUMNS, k) per (role, GPU type), buckets (k, edges + 1)."""
+    """What each of k steps adds to a pane: `rows` (COLUMNS, k) per (role, GPU type), buckets (k, edges + 1)."""
 
-    served: Served
-    strength: Strength
     rows: Mapping[tuple[str, str], Floats]
     ttft: Floats
     tbt: Floats
@@ -61,11 +61,19 @@ class Look:
     waiting: float
 
 
+class Inside(enum.Enum):
+    """What a window says of requests inside engines: the last sample, as signals.v1 has it, or the mean, as scrapers of their own would."""
+
+    LAST = "last"
+    MEAN = "mean"
+
+
 @dataclass(slots=True)
 class Panes:
     """The open and the closed panes of one service, as many as a window is long."""
 
     model: ServiceModel
+    inside: Inside = Inside.LAST
     edges: tuple[Floats, Floats] = field(init=False)
     closed: deque[Pane] = field(init=False)
     open: Pane = field(default_factory=Pane)
@@ -84,7 +92,7 @@ class Panes:
         for part in strength.parts:
             nothing = part.kind is Kind.OTHER
             rows[part.role, part.gpu_type] = np.zeros((COLUMNS, len(served.busy))) if nothing else self._rows(served, part, strength)
-        return Stretch(served, strength, rows, _buckets(served.requests, latency.ttft), _buckets(served.output, latency.tbt))
+        return Stretch(rows, _buckets(served.requests, latency.ttft), _buckets(served.output, latency.tbt))
 
     def add(self, stretch: Stretch, first: int, last: int) -> None:
         """Steps [first, last) of a stretch fell into the open pane."""
@@ -92,6 +100,7 @@ class Panes:
             return
         pane = self.open
         self.newest = (stretch, last - 1)
+        pane.steps += last - first
         for key, rows in stretch.rows.items():
             sums = rows[:, first:last].sum(axis=1)
             pane.sums[key] = pane.sums[key] + sums if key in pane.sums else sums
@@ -108,20 +117,22 @@ class Panes:
             rows[TOKENS] = share * (served.missed + served.cached)
             rows[MISSED] = share * served.missed
             level, sm, kv = served.busy, served.busy * 0.9, served.busy * 0.5
+            rows[RUNNING] = served.busy * (part.gpus_active / self.model.curves.prefill.engine_gpus)
+            rows[WAITING] = share * served.prefill_waiting
         else:
-            rows[TOKENS] = (part.power / strength.decode if strength.decode else 0.0) * served.output
-            level, sm, kv = self._decode_gauges(served, part)
+            share = part.power / strength.decode if strength.decode else 0.0
+            rows[TOKENS] = share * served.output
+            per_gpu = self.model.curves.decode.peak_rate(served.context) * served.load * served.itl_s
+            level = 1.0 - np.exp(-per_gpu * part.factor)
+            sm, kv = level * (0.25 + 0.6 * served.load), served.kv
+            rows[RUNNING] = per_gpu * (part.power / self.model.curves.decode.engine_gpus)
+            rows[WAITING] = share * served.decode_waiting
         rows[UTIL] = part.gpus_active * level
         rows[SM] = part.gpus_active * sm
         rows[KV] = part.active * kv
         rows[WEIGHT] = part.gpus_serving
         rows[NUMBER] = part.serving
         return rows
-
-    def _decode_gauges(self, served: Served, part: Part) -> tuple[Floats, Floats, Floats]:
-        batch = self.model.curves.decode.peak_rate(served.context) * part.factor * served.load * served.itl_s
-        level = 1.0 - np.exp(-batch)
-        return level, level * (0.25 + 0.6 * served.load), served.kv
 
     def close(self) -> None:
         """The end of a hop."""
@@ -131,27 +142,13 @@ class Panes:
     def look(self, at_ms: int, running: Iterable[Running]) -> dict[RoleName, Look]:
         """The service as of a sample at `at_ms`, for the window that ends one interval later; `running` are its engines."""
         states = self.roster.states(at_ms, self.model.changes, running)
-        return {role: Look(replace(one), self._running(role), self._waiting(role)) for role, one in states.items()}
+        return {role: Look(replace(one), self._last(role, RUNNING), self._last(role, WAITING)) for role, one in states.items()}
 
-    def _running(self, role: str) -> float:
+    def _last(self, role: str, column: int) -> float:
         if self.newest is None:
             return 0.0
-        (stretch, at), curves = self.newest, self.model.curves
-        parts = [part for part in stretch.strength.parts if part.role == role]
-        if kind_of(role, self.model.spec) is Kind.PREFILL:
-            return float(stretch.served.busy[at]) * sum(part.gpus_active for part in parts) / curves.prefill.engine_gpus
-        power = sum(part.power for part in parts) / curves.decode.engine_gpus
-        rate = float(curves.decode.peak_rate(stretch.served.context[at])) * power
-        return rate * float(stretch.served.load[at]) * float(stretch.served.itl_s[at])
-
-    def _waiting(self, role: str) -> float:
-        if self.newest is None:
-            return 0.0
-        (stretch, at), strength = self.newest, self.newest[0].strength
-        prefill = kind_of(role, self.model.spec) is Kind.PREFILL
-        whole = strength.prefill if prefill else strength.decode
-        part = sum(part.power for part in strength.parts if part.role == role) / whole if whole else 0.0
-        return part * float((stretch.served.prefill_waiting if prefill else stretch.served.decode_waiting)[at])
+        stretch, at = self.newest
+        return sum(float(rows[column, at]) for (name, _), rows in sorted(stretch.rows.items()) if name == role)
 
     def window(self, end_ms: int, looks: Mapping[RoleName, Look]) -> SignalWindow:
         """The window that ends with the newest closed pane."""
@@ -175,6 +172,10 @@ class Panes:
         prefill, decode = kind is Kind.PREFILL, kind is Kind.DECODE
         states = look.states
         expected = states.serving + states.silent
+        running, waiting = look.running, look.waiting
+        if self.inside is Inside.MEAN:
+            steps = max(1, sum(pane.steps for pane in self.closed))
+            running, waiting = float(total[RUNNING]) / steps, float(total[WAITING]) / steps
         return RoleSignal(
             instances=InstanceCounts(loading=states.loading, serving=states.serving, draining=states.draining, silent=states.silent),
             coverage=round(states.usable / expected, DIGITS) if expected else None,
@@ -192,8 +193,8 @@ class Panes:
             gpu_util=_mean(total, UTIL, WEIGHT) if states.serving else None,
             sm_active=_mean(total, SM, WEIGHT) if states.serving else None,
             kv_usage=_mean(total, KV, NUMBER) if states.serving else None,
-            running=round(look.running, DIGITS) if states.serving + states.draining else None,
-            waiting=round(look.waiting, DIGITS) if states.serving + states.draining else None,
+            running=round(running, DIGITS) if states.serving + states.draining else None,
+            waiting=round(waiting, DIGITS) if states.serving + states.draining else None,
             ttft_ms=self._quantiles("ttft", self.edges[0]) if prefill and heard else None,
             tbt_ms=self._quantiles("tbt", self.edges[1]) if decode and heard else None,
         )

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.simulator import service
 from heteroscale.simulator.baselines import timed
-from heteroscale.simulator.baselines.apa import ApaRule, ApaTuning
+from heteroscale.simulator.baselines.apa import DECODE_OF_POOL, PREFILL_OF_POOL, ApaRule
 from heteroscale.simulator.baselines.hpa import HpaRule, HpaTuning
 from heteroscale.simulator.baselines.kpa import KpaRule, KpaTuning
 from heteroscale.simulator.baselines.kthena import Kthena, KthenaTuning
@@ -37,7 +38,7 @@ ABOUT: Final[Mapping[str, str]] = {
     "hpa-gpu": "Kubernetes 1.37 HPA v2 on mean GPU utilisation, target 80 %, prefill and decode apart, default behaviour",
     "kpa": "like Knative 1.20: concurrency, target 100 x 70 %, stable 60 s, panic at twice what is ready, roles apart",
     "keda-llm-d": "llm-d workload variant autoscaler 0.7.0 by KEDA: spare KV cache and queue, one replica at a time, roles apart",
-    "aibrix-apa": "AIBrix 0.4 APA on KV cache use, target 0.5, 10 % tolerance, roles apart",
+    "aibrix-apa": "AIBrix 0.6 APA as its sample for pools: prefill on queue length (10), decode on KV cache use (0.7), roles apart",
     "kthena": "Kthena 0.4 disaggregated: requests per instance for each role, then a P:D band of 25 % around the ratio",
     "clairvoyant": "knows the trace and pays only start-up: the lower bound",
 }
@@ -47,8 +48,8 @@ ABOUT: Final[Mapping[str, str]] = {
 class Setup:
     """What a policy may know. `day` is the load it will see (only static-peak and clairvoyant look), `history` one it has seen.
 
-    `setting` is the policy's main setting (None: the documented default): utilisation or KV target, share of an engine's concurrency,
-    margin of a schedule, attainment target of static-peak and clairvoyant.
+    `setting` is the policy's main setting (None: the documented default): utilisation or KV target, share of an engine's concurrency
+    or of the documented targets, margin of a schedule, attainment target of static-peak and clairvoyant.
     """
 
     spec: ServiceSpec
@@ -89,8 +90,12 @@ def _llm_d(setup: Setup) -> Policy:
 
 
 def _apa(setup: Setup) -> Policy:
-    tuning = ApaTuning() if setup.setting is None else ApaTuning(target=setup.setting)
-    return Apart(setup.spec, {role: ApaRule(tuning) for role in setup.spec.roles})
+    share = 1.0 if setup.setting is None else setup.setting
+    rules = {}
+    for role in setup.spec.roles:
+        documented = DECODE_OF_POOL if kind_of(role, setup.spec) is Kind.DECODE else PREFILL_OF_POOL
+        rules[role] = ApaRule(msgspec.structs.replace(documented, target=share * documented.target))
+    return Apart(setup.spec, rules)
 
 
 def _kthena(setup: Setup) -> Policy:

@@ -28,11 +28,11 @@ MISSED = PROMPT  # in the prefill queue the prompt column holds what the prefix 
 
 @dataclass(slots=True)
 class Ledger:
-    """Requests since the start of the run; the test of conservation reads it."""
+    """Requests and tokens since the start of the run, as queues hold them; the test of conservation reads it."""
 
-    offered: float = 0.0
-    finished: float = 0.0
-    given_up: float = 0.0
+    offered: Floats = field(default_factory=lambda: np.zeros(4))
+    finished: Floats = field(default_factory=lambda: np.zeros(4))
+    given_up: Floats = field(default_factory=lambda: np.zeros(4))
 
 
 @dataclass(slots=True)
@@ -68,16 +68,16 @@ class ServiceModel:
                 self.pools[role] = Pool(role, edges_of(self.spec, kind_of(role, self.spec)))
             self.pools[role].refresh(self.engines)
 
-    def waiting_requests(self) -> float:
-        """Requests that are inside and not finished."""
-        return float(self.prefill_queue[REQUESTS] + self.decode_queue[REQUESTS])
+    def waiting(self) -> Floats:
+        """Requests and tokens that are inside and not finished, in the order of a queue's columns."""
+        return np.asarray(self.prefill_queue + self.decode_queue)
 
     def step(self, index: int, step_s: float) -> None:
         """Serve one step of the load."""
         self._take_over()
         offered = self.load[index].copy()
-        self.ledger.offered += float(offered[REQUESTS])
         offered[PROMPT] = max(0.0, offered[PROMPT] - offered[CACHED])
+        self.ledger.offered += offered
         self._mean_lengths(offered)
         through, wait = self._prefill(offered, step_s)
         decode_wait_s = self._decode(through, step_s)
@@ -136,7 +136,7 @@ class ServiceModel:
         """Requests that would wait longer than their clients do are given up."""
         tokens = engines.PATIENCE_S * max(rate, float(offered[MISSED]) / step_s)
         keep = min(1.0, tokens / queue[MISSED]) if queue[MISSED] > tokens else 1.0
-        self.ledger.given_up += float(queue[REQUESTS]) * (1 - keep)
+        self.ledger.given_up += queue * (1 - keep)
         return np.asarray(queue * keep)
 
     def _decode(self, through: Floats, step_s: float) -> float:
@@ -152,9 +152,9 @@ class ServiceModel:
         left = queue - done
         limit = engines.PATIENCE_S * max(rate, float(through[OUTPUT]) / step_s)
         keep = min(1.0, limit / left[OUTPUT]) if left[OUTPUT] > limit else 1.0
-        self.ledger.given_up += float(left[REQUESTS]) * (1 - keep)
+        self.ledger.given_up += left * (1 - keep)
         self.decode_queue = left * keep
-        self.ledger.finished += float(done[REQUESTS])
+        self.ledger.finished += done
         load = float(done[OUTPUT]) / (rate * step_s) if rate > 0 else 0.0
         for pool in pools:
             self._count_decode(pool, done, load, rate)

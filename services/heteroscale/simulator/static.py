@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -31,15 +31,16 @@ class StaticFleet:
     attainment: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Day:
-    """A service's load over a trace and what latency comes of a fixed fleet, all steps at once."""
+    """A service's load over a trace and what latency comes of a fixed fleet, all steps at once. What was worked out is remembered."""
 
     spec: ServiceSpec
     curves: Curves
     load: Floats
     step_s: float
     prompt_cv: float
+    known: dict[tuple[int, int], float] = field(default_factory=dict, init=False, repr=False)
 
     def gpus(self, kind: Kind) -> int:
         """GPUs an instance of the role has; 0 where the spec has no such role."""
@@ -97,6 +98,12 @@ class Day:
 
     def attainment(self, prefill: int, decode: int) -> float:
         """Share of all requests that meet both targets."""
+        fleet = (prefill, decode)
+        if fleet not in self.known:
+            self.known[fleet] = self._attainment(prefill, decode)
+        return self.known[fleet]
+
+    def _attainment(self, prefill: int, decode: int) -> float:
         tbt, wait = self.decode_side(decode) if self.gpus(Kind.DECODE) else (np.ones(len(self.load)), np.zeros(len(self.load)))
         ttft = self.prefill_side(prefill, wait) if self.gpus(Kind.PREFILL) else np.ones(len(self.load))
         total = float(self.load[:, REQUESTS].sum())

@@ -21,6 +21,7 @@ from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.spec import Mode, PlacementSpec, ServiceSpec
 from heteroscale.contracts.telemetry import InstanceSample, Samples, Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.units import Duration
 from heteroscale.simulator import curves, fleet, service
 from heteroscale.simulator.actuator import Actuator
 from heteroscale.simulator.distortion import Distortion
@@ -31,6 +32,7 @@ from heteroscale.simulator.traffic import Floats, Traffic
 
 STEP_MS: Final = 5_000
 RECORD_SAMPLES_MAX: Final = 500  # samples a telemetry record, as an agent would batch them
+NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,6 @@ class World:
         """Carry out an assignment, now."""
         return self.actuator.placed(placement, self.now_ms)
 
-    def held_up(self) -> float:
-        """Requests inside, not yet finished."""
-        return sum(model.waiting_requests() for model in self.models.values())
-
     def _published(self, samples: dict[str, list[InstanceSample]]) -> Published:
         actuations = self.actuator.take_outbox()
         entries = [self._entry(Topic.FLEET, node_key(node.fleet, node.node), node, self.now_ms) for node in self.restated]
@@ -164,12 +162,15 @@ class World:
                 self.actuator.lose(names)
 
     def _crash(self, name: str) -> None:
-        """The named instance, else the first one of `SERVICE/ROLE`."""
+        """The named instance, else the first one of `SERVICE/ROLE`. Raises Rejected with those that run if there is none."""
         wanted, _, role = name.partition("/")
         for instance, run in sorted(self.actuator.running.items()):
             if instance == name or (run.service == wanted and run.engine.role == role):
                 self.actuator.crash(instance, self.now_ms)
                 return
+        first = ", ".join(sorted(self.actuator.running)[:NAMED]) or "none at all"
+        at = Duration(self.now_ms - self.scene.start_ms)
+        raise Rejected("fault", f"no instance {name} runs {at} into the trace; the first that do are {first}", "--fault")
 
 
 def build(scene: Scene) -> World:
@@ -210,6 +211,10 @@ def _warm_up(traffic: Traffic, steps: int) -> Floats:
 def _check(fault: Fault, scene: Scene) -> None:
     nodes = scene.nodes
     targets = {name for spec in scene.specs for name in (spec.service, *(f"{spec.service}/{role}" for role in spec.roles))}
+    if fault.kind is FaultKind.INSTANCE:
+        roles = sorted(target for target in targets if "/" in target)
+        if not any(fault.name == role or fault.name.startswith(f"{role.replace('/', '-')}-") for role in roles):
+            raise Rejected("fault", f"no instance {fault.name}; take the first of {', '.join(roles)}, or one by its full name", "--fault")
     if fault.kind in TELEMETRY_FAULTS and fault.name not in targets:
         raise Rejected("fault", f"no telemetry of {fault.name}; have {', '.join(sorted(targets))}", "--fault")
     names = sorted(node.node for node in nodes)

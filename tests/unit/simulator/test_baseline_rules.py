@@ -9,7 +9,7 @@ import pytest
 
 from heteroscale.contracts.signals import InstanceCounts, RoleSignal
 from heteroscale.simulator.baselines import apa, hpa, kpa, kthena, llmd
-from heteroscale.simulator.baselines.apa import ApaTuning
+from heteroscale.simulator.baselines.apa import DECODE_OF_POOL, PREFILL_OF_POOL, ApaRule, ApaTuning
 from heteroscale.simulator.baselines.hpa import HpaRule, HpaTuning
 from heteroscale.simulator.baselines.kpa import KpaRule, KpaTuning
 from heteroscale.simulator.baselines.kthena import Band
@@ -46,6 +46,17 @@ class TestHpa:
         """The default behaviour policies."""
         assert 6 == HpaRule(HpaTuning(utilization=0.1)).recommend(0, 2, role(2, gpu_util=1.0))
         assert 20 == HpaRule(HpaTuning(utilization=0.1)).recommend(0, 10, role(10, gpu_util=1.0))
+
+    def test_several_periods_of_15_s_fit_between_two_windows(self) -> None:
+        """A minute later four of them have passed: 2, 6, 12, 24, 48."""
+        rule = HpaRule(HpaTuning(utilization=0.01))
+        rule.recommend(0, 2, role(2, gpu_util=0.01))
+        assert 48 == rule.recommend(MINUTE_MS, 2, role(2, gpu_util=1.0))
+
+    @pytest.mark.parametrize(("target", "expected"), [(0.95, 4), (0.92, 4), (0.9, 5)])
+    def test_full_load_is_within_the_tolerance_of_a_high_target(self, target: float, expected: int) -> None:
+        """100 % over 95 % is 1.05, within the tolerance of 0.1: such an autoscaler never scales out."""
+        assert expected == hpa.desired(4, 4, 1.0, HpaTuning(utilization=target))
 
 
 class TestKpa:
@@ -113,6 +124,31 @@ class TestLlmD:
 def test_apa_examples(current: int, value: float, rates: tuple[float, float], expected: int) -> None:
     """The cases of AIBrix's own tests, target 30: proportional, limited by its rates, still within 10 %."""
     assert expected == apa.replicas(current, value, ApaTuning(target=30.0, max_up=rates[0], max_down=rates[1]))
+
+
+class TestApaPool:
+    """The sample for roles that scale apart, stormservice-pool: prefill by its queue, target 10; decode by its batch, target 70 %."""
+
+    def test_prefill_follows_its_queue_per_instance(self) -> None:
+        """40 waiting at 2 instances are twice the target; without a queue it goes down by half, after its cool-down."""
+        assert 4 == ApaRule(PREFILL_OF_POOL).recommend(0, 2, role(2, waiting=40.0, kv_usage=0.9))
+        rule = ApaRule(PREFILL_OF_POOL)
+        counts = [rule.recommend(at * MINUTE_MS, 4, role(4, waiting=40.0 if at == 0 else 0.0)) for at in range(6)]
+        assert [4, 4, 4, 4, 4, 2] == counts
+
+    def test_decode_follows_its_cache_and_waits_ten_minutes(self) -> None:
+        """Twice the target doubles at once; half of it takes 600 s and the window."""
+        assert 8 == ApaRule(DECODE_OF_POOL).recommend(0, 4, role(4, kv_usage=1.4, waiting=0.0))
+        rule = ApaRule(DECODE_OF_POOL)
+        counts = [rule.recommend(at * MINUTE_MS, 4, role(4, kv_usage=0.7 if at == 0 else 0.35)) for at in range(15)]
+        assert [4] * 10 == counts[:10]
+        assert 2 == counts[14]
+
+    def test_metrics_are_means_over_three_minutes(self) -> None:
+        """One minute of four times the target among three is twice the target."""
+        rule = ApaRule(DECODE_OF_POOL)
+        counts = [rule.recommend(at * MINUTE_MS, 4, role(4, kv_usage=value)) for at, value in enumerate((0.7, 0.7, 2.8))]
+        assert [4, 4, 8] == counts
 
 
 QUARTER_TO_ONE = Band(low=Fraction(1, 4), high=Fraction(1))

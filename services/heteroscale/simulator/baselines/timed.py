@@ -1,6 +1,6 @@
 """Policies that look at the clock and not at the service: fixed counts, a periodic schedule, and the one that knows the day beforehand.
 
-The schedule is written as people write one: for each hour of a day that was seen before, the smallest fleet that would have met
+The schedule is written as people write one: for each hour of a day (or week) that was seen before, the smallest fleet that would have met
 the targets in it, in place `lead` earlier, with a margin. The clairvoyant knows the very trace: for each minute the smallest
 fleet, held from one start-up time before. No policy that pays for start-up can do with clearly less, so its GPU-hours serve as the
 lower bound.
@@ -8,6 +8,7 @@ lower bound.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -20,13 +21,15 @@ from heteroscale.decision.law import ratio
 from heteroscale.simulator import engines, service
 from heteroscale.simulator.curves import kind_of
 from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.static import Day, smallest
+from heteroscale.simulator.static import Day, StaticFleet, smallest
 from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 HOUR_S = 3_600
+DAY_H = 24
+WEEK_H = 168
 DAY_MS = 86_400_000
 MINUTE_S = 60
 ROUNDS = 12
@@ -78,12 +81,17 @@ class Clairvoyant:
         return {role: int(table[now]) for role, table in sorted(self.minutes.items())}
 
 
-def hourly(day: Day, target: float, margin: float) -> dict[str, Ints]:
-    """Counts per role for each hour of the day that was seen; a day longer than 24 h takes the largest of each hour."""
+@functools.lru_cache(maxsize=4)
+def _by_hour(day: Day, target: float) -> list[StaticFleet]:
+    """The smallest fleet of each hour."""
     steps = round(HOUR_S / day.step_s)
-    parts = [day.load[first : first + steps] for first in range(0, len(day.load), steps)]
-    fleets = [smallest(replace(day, load=part), target) for part in parts]
-    hours = min(24, len(fleets))
+    return [smallest(replace(day, load=day.load[first : first + steps]), target) for first in range(0, len(day.load), steps)]
+
+
+def hourly(day: Day, target: float, margin: float) -> dict[str, Ints]:
+    """Counts per role for each hour of the week if a week was seen, else of the day; the largest where an hour was seen more than once."""
+    fleets = _by_hour(day, target)
+    hours = next((length for length in (WEEK_H, DAY_H) if len(fleets) >= length), len(fleets))
     by_kind = {Kind.PREFILL: [one.prefill for one in fleets], Kind.DECODE: [one.decode for one in fleets]}
     table = {}
     for role, bounds in sorted(day.spec.roles.items()):
@@ -95,12 +103,12 @@ def hourly(day: Day, target: float, margin: float) -> dict[str, Ints]:
 
 def clairvoyant(day: Day, target: float, lead_s: float) -> dict[str, Ints]:
     """Counts per role for each minute, so that `target` of all requests are within both targets; held from `lead_s` before."""
-    prefill, decode = _Side.prefill(day), _Side.decode(day)
+    prefill, decode = _sides(day)
     low, high = 0.0, 1.0
     for _ in range(ROUNDS):  # the same attainment in each minute and role; the whole lies between one role's and the square of it
         middle = (low + high) / 2
         share = 1.0 - (1.0 - target) * 2 * middle - 1e-9
-        reached = _overall(day, prefill.least(share), decode.least(share), (prefill, decode))
+        reached = _overall((prefill, decode), prefill.least(share), decode.least(share))
         low, high = (middle, high) if reached >= target else (low, middle)
     share = 1.0 - (1.0 - target) * 2 * low - 1e-9
     by_kind = {Kind.PREFILL: prefill.least(share), Kind.DECODE: decode.least(share)}
@@ -113,11 +121,16 @@ def clairvoyant(day: Day, target: float, lead_s: float) -> dict[str, Ints]:
     }
 
 
-def _overall(day: Day, prefill: Ints, decode: Ints, sides: tuple[_Side, _Side]) -> float:
-    ttft, tbt = sides[0].at(prefill), sides[1].at(decode)
+@functools.lru_cache(maxsize=2)
+def _sides(day: Day) -> tuple[_Side, _Side]:
+    """Prefill and decode."""
+    return _Side.prefill(day), _Side.decode(day)
+
+
+def _overall(sides: tuple[_Side, _Side], prefill: Ints, decode: Ints) -> float:
+    """Share of all requests within both targets."""
     weight = sides[0].weight
-    del day
-    return float((weight * ttft * tbt).sum() / max(weight.sum(), 1e-9))
+    return float((weight * sides[0].at(prefill) * sides[1].at(decode)).sum() / max(weight.sum(), 1e-9))
 
 
 @dataclass(slots=True)

@@ -25,37 +25,54 @@ PROFILE: Final = "h200_llama8b"
 GPU: Final = "H200"
 TTFT_S: Final = 1.5
 TBT_S: Final = 0.025
-NODES: Final = 128
+NODES: Final = 64
+INSTANCES_MAX: Final = 128  # of a role: twice what the whole peak needs
 WEEK_S: Final = 604_800.0
+CACHE_WAVES: Final = 6  # a day
+CACHE_MEAN: Final = 0.4
+CACHE_SWING: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A trace to be played. `tuned_on` names the case whose runs choose the settings that are scored here."""
+    """A trace to be played, with these start-up times of an engine.
+
+    `tuned_on` names the case whose runs choose the settings that are scored here.
+    """
 
     name: str
     traffic: Callable[[], Traffic]
     tuned_on: str
     about: str
+    hours: float
+    startups_s: tuple[float, ...] = (120.0, 30.0, 300.0)
+
+    def cut(self, hours: float | None) -> float | None:
+        """How much is played when so much is asked for; null is all of it."""
+        return None if hours is None or hours >= self.hours else hours
 
 
 CASES: Final[Mapping[str, Case]] = {
     case.name: case
     for case in (
-        Case("azure-2024-code", lambda: traces.load("azure-2024-code"), "azure-2024-conv", "Azure 2024 code, a weekday"),
-        Case("azure-2024-conv", lambda: traces.load("azure-2024-conv"), "azure-2024-code", "Azure 2024 conversation, a weekday"),
-        Case("azure-2023-conv", lambda: traces.load("azure-2023-conv"), "azure-2024-conv", "Azure 2023 conversation, an hour"),
+        Case("azure-2024-code", lambda: traces.load("azure-2024-code"), "azure-2024-conv", "Azure 2024 code, a weekday", 24.0),
+        Case("azure-2024-conv", lambda: traces.load("azure-2024-conv"), "azure-2024-code", "Azure 2024 conversation, a weekday", 24.0),
+        Case("azure-2023-conv", lambda: traces.load("azure-2023-conv"), "azure-2024-conv", "Azure 2023 conversation, an hour", 1.0),
         Case(
             "servegen-week-1",
             lambda: traces.piece(traces.load("servegen-m-small"), 0.0, WEEK_S),
             "servegen-week-2",
             "ServeGen m-small, first week",
+            168.0,
+            (120.0,),
         ),
         Case(
             "servegen-week-2",
             lambda: traces.piece(traces.load("servegen-m-small"), WEEK_S, 2 * WEEK_S),
             "servegen-week-1",
             "ServeGen m-small, second week",
+            168.0,
+            (120.0,),
         ),
     )
 }
@@ -82,6 +99,20 @@ def scaled(trace: Traffic) -> Traffic:
     return trace.scaled(PEAK_GPUS / float(need.max()))
 
 
+def cached(trace: Traffic) -> Traffic:
+    """The trace with prompts that the prefix cache holds in part, on top of those it states; what is missed stays the same.
+
+    The share is modelled, a wave around 40 % six times a day, since no public trace states it.
+    """
+    middle = (trace.edges_s[:-1] + trace.edges_s[1:]) / 2
+    share = CACHE_MEAN + CACHE_SWING * np.sin(2 * np.pi * CACHE_WAVES * middle / 86_400.0)
+    totals = trace.totals.copy()
+    missed = totals[:, PROMPT] - totals[:, CACHED]
+    totals[:, PROMPT] = missed / (1 - share)
+    totals[:, CACHED] = totals[:, PROMPT] - missed
+    return Traffic(trace.name, trace.edges_s, totals, trace.prompt_cv, trace.smooth)
+
+
 def reference(trace: Traffic) -> Reference:
     """The pressure test."""
     profile = profiles.load(PROFILE)
@@ -98,7 +129,7 @@ def reference(trace: Traffic) -> Reference:
 def spec_of(trace: Traffic, share: float) -> ServiceSpec:
     """The spec with targets at `share` of the reference rates."""
     at = reference(trace)
-    roles = {role: {"min": 1, "max": 320, "gpus": 1, "gpu_types": [{"type": GPU}]} for role in at.ratio}
+    roles = {role: {"min": 1, "max": INSTANCES_MAX, "gpus": 1, "gpu_types": [{"type": GPU}]} for role in at.ratio}
     lead = "decode" if at.ratio["decode"] >= at.ratio["prefill"] else "prefill"
     signals = [
         {"metric": "decode_tps", "role": "decode", "target": share * at.decode_tps},
@@ -146,7 +177,7 @@ def fleet() -> list[FleetNode]:
                 "fleet": "default",
                 "gpu_type": GPU,
                 "gpus": 8,
-                "at": {"cluster": "c1", "s2": f"s{index // 32}", "s1": f"l{index // 4}"},
+                "at": {"cluster": "c1", "s2": f"s{index // 16}", "s1": f"l{index // 4}"},
             },
         )
         for index in range(NODES)

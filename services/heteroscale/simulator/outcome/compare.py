@@ -5,15 +5,16 @@ Best: the cheapest with TARGET attainment on the trace that settings are chosen 
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Final
 
 import msgspec
 
 from heteroscale.simulator.outcome import cases, trial
+from heteroscale.simulator.outcome.bench import Bench
 from heteroscale.simulator.outcome.trial import Order, Trial
 
 TARGET: Final = 0.99
@@ -21,26 +22,38 @@ SETTINGS: Final[Mapping[str, Sequence[float]]] = {
     "heteroscale": (0.6, 0.68, 0.76, 0.84),
     "static-peak": (0.98, 0.99, 0.995, 0.999),
     "schedule": (0.0, 0.1, 0.2, 0.3),
-    "hpa-gpu": (0.5, 0.65, 0.8, 0.95),
-    "kpa": (0.4, 0.55, 0.7, 0.85),
-    "keda-llm-d": (0.3, 0.5, 0.7, 0.9),
-    "aibrix-apa": (0.2, 0.35, 0.5, 0.65),
-    "kthena": (0.4, 0.55, 0.7, 0.85),
+    "hpa-gpu": (0.55, 0.65, 0.75, 0.85),
+    "kpa": (0.25, 0.3, 0.35, 0.45),
+    "keda-llm-d": (0.2, 0.24, 0.28, 0.32),
+    "aibrix-apa": (0.02, 0.05, 0.1, 0.3),
+    "kthena": (0.55, 0.65, 0.75, 0.85),
     "clairvoyant": (0.985, 0.99, 0.995, 0.999),
 }
 OWN_TRACE: Final = frozenset({"static-peak", "clairvoyant"})  # they know the trace they are scored on, by definition
 STUDENT: Final = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 %, by degrees of freedom
+TUNING_SEED: Final = 1
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be compared. `hours` cuts every trace."""
+    """What is to be compared. `startups_s` null: those of each case. `hours` cuts every trace."""
 
     cases: tuple[str, ...]
     policies: tuple[str, ...]
     seeds: int = 3
-    startup_s: float = 120.0
+    startups_s: tuple[float, ...] | None = None
     hours: float | None = None
-    jobs: int = 1
+
+    def startups(self, case: str) -> tuple[float, ...]:
+        """The start-up times a case is played with, the main one first."""
+        return self.startups_s or cases.CASES[case].startups_s
+
+
+class Basis(enum.Enum):
+    """Where a row's setting comes from: the best on another trace, the best on this very trace, or the documented default."""
+
+    ELSEWHERE = "elsewhere"
+    ITSELF = "itself"
+    DEFAULT = "default"
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +64,17 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy on one case with the setting chosen elsewhere. Gains are in points of utilisation over static peak at equal attainment."""
+    """One policy on one case. Gains are in points of utilisation over static peak at equal attainment; `setting` null is the default."""
 
     case: str
     policy: str
-    setting: float
+    startup_s: float
+    basis: Basis
+    setting: float | None
     chosen_on: str
     gpu_hours: Interval
     gpu_util: Interval
+    gpu_util_static: Interval
     gain_points: Interval
     slo_attainment: Interval
     minutes_within: Interval
@@ -71,71 +87,82 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it: `frontier` are the runs over the settings, `defaults` those with documented defaults, `rows` the comparison."""
+    """All of it: `rows` are the comparison, `frontier` the runs over the settings with one seed, `scored` those behind the rows."""
 
     plan: Plan
     target: float
     rows: list[Row]
     frontier: list[Trial]
-    defaults: list[Trial]
     scored: list[Trial]
 
 
-Report = Callable[[str], None]
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy to be scored on a case with a setting."""
+
+    case: str
+    policy: str
+    startup_s: float
+    basis: Basis
+    setting: float | None
+    chosen_on: str
 
 
-def compare(plan: Plan, report: Report) -> Outcome:
-    """Run the plan: the frontiers first, then defaults and the chosen settings over the seeds."""
-    sources = {case: cases.CASES[case].tuned_on for case in plan.cases}
-    grounds = sorted({*plan.cases, *sources.values()})
-    grid = [_order(plan, case, policy, setting) for case in grounds for policy in plan.policies for setting in SETTINGS[policy]]
-    frontier = run(grid, plan.jobs, report)
-    chosen = {
-        (case, policy): choose(frontier, case if policy in OWN_TRACE else sources[case], policy)
-        for case in plan.cases
+def compare(plan: Plan, bench: Bench) -> Outcome:
+    """The frontiers first, then what they and the documentation choose, over the seeds."""
+    frontier = bench.run(frontiers(plan), trial.play, "frontiers")
+    choices = [choice for case in plan.cases for startup in plan.startups(case) for choice in _choices(plan, frontier, case, startup)]
+    by_choice = {choice: _orders(plan, choice) for choice in choices}
+    orders = list(dict.fromkeys(order for orders in by_choice.values() for order in orders))
+    known = dict(zip(orders, bench.run(orders, trial.play, "scores"), strict=True))
+    scored = {choice: [known[order] for order in orders] for choice, orders in by_choice.items()}
+    bounds = {(one.case, one.startup_s): trials for one, trials in scored.items() if (one.policy, one.basis) == BOUND}
+    rows = [row_of(choice, trials, bounds.get((choice.case, choice.startup_s))) for choice, trials in scored.items()]
+    return Outcome(plan=plan, target=TARGET, rows=rows, frontier=frontier, scored=list(known.values()))
+
+
+BOUND: Final = ("clairvoyant", Basis.ITSELF)
+
+
+def frontiers(plan: Plan) -> list[Order]:
+    """Every policy over its settings, on the cases and on those that choose their settings; main start-up times first."""
+    wanted: dict[tuple[int, str, float], None] = {}
+    for case in plan.cases:
+        for rank, startup in enumerate(plan.startups(case)):
+            for ground in (case, cases.CASES[case].tuned_on):
+                wanted[min(rank, 1), ground, startup] = None
+    return [
+        _order(plan, case, policy, setting, startup)
+        for _, case, startup in sorted(wanted, key=lambda key: (key[0], key[2], key[1]))
         for policy in plan.policies
-    }
-    plain = [_order(plan, case, policy, None) for case in plan.cases for policy in plan.policies]
-    seeded = [
-        _order(plan, case, policy, chosen[case, policy].setting, seed)
-        for case in plan.cases
-        for policy in plan.policies
-        for seed in range(1, plan.seeds + 1)
+        for setting in SETTINGS[policy]
     ]
-    known = {_key(one): one for one in frontier}
-    fresh = run([one for one in seeded if _order_key(one) not in known], plan.jobs, report)
-    known |= {_key(one): one for one in fresh}
-    scored = [known[_order_key(one)] for one in seeded]
-    defaults = run(plain, plan.jobs, report)
-    rows = [row_of(scored, case, policy, chosen[case, policy]) for case in plan.cases for policy in plan.policies]
-    return Outcome(plan=plan, target=TARGET, rows=rows, frontier=frontier, defaults=defaults, scored=scored)
 
 
-def run(orders: Sequence[Order], jobs: int, report: Report) -> list[Trial]:
-    """Play the orders, in processes of their own when there may be several; results in the order asked for."""
-    if jobs <= 1:
-        return [_told(trial.play(order), report) for order in orders]
-    with ProcessPoolExecutor(max_workers=jobs) as pool:
-        return [_told(done, report) for done in pool.map(trial.play, orders)]
+def _choices(plan: Plan, frontier: Sequence[Trial], case: str, startup_s: float) -> list[Choice]:
+    """What is scored on a case: each policy as the other trace, this trace and its documentation choose."""
+    found = []
+    source = cases.CASES[case].tuned_on
+    here = [one for one in frontier if one.startup_s == startup_s]
+    for policy in plan.policies:
+        grounds = {Basis.ITSELF: case} if policy in OWN_TRACE else {Basis.ELSEWHERE: source, Basis.ITSELF: case}
+        for basis, ground in grounds.items():
+            setting = choose(here, ground, policy).setting
+            found.append(Choice(case=case, policy=policy, startup_s=startup_s, basis=basis, setting=setting, chosen_on=ground))
+        if startup_s == plan.startups(case)[0]:
+            found.append(
+                Choice(case=case, policy=policy, startup_s=startup_s, basis=Basis.DEFAULT, setting=None, chosen_on="documentation")
+            )
+    return found
 
 
-def _told(done: Trial, report: Report) -> Trial:
-    setting = "default" if done.setting is None else f"{done.setting:g}"
-    figures = f"{done.gpu_hours:,.0f} GPU-hours, {done.slo_attainment:.2%} ({done.wall_s:.1f} s)"
-    report(f"{done.case} {done.policy} {setting} seed {done.seed}: {figures}")
-    return done
+def _orders(plan: Plan, choice: Choice) -> list[Order]:
+    """The choice over the seeds; a default with the first alone."""
+    seeds = [TUNING_SEED] if choice.basis is Basis.DEFAULT else range(1, plan.seeds + 1)
+    return [_order(plan, choice.case, choice.policy, choice.setting, choice.startup_s, seed) for seed in seeds]
 
 
-def _order(plan: Plan, case: str, policy: str, setting: float | None, seed: int = 1) -> Order:
-    return Order(case=case, policy=policy, setting=setting, seed=seed, startup_s=plan.startup_s, hours=plan.hours)
-
-
-def _key(one: Trial) -> tuple[str, str, float | None, int]:
-    return (one.case, one.policy, one.setting, one.seed)
-
-
-def _order_key(one: Order) -> tuple[str, str, float | None, int]:
-    return (one.case, one.policy, one.setting, one.seed)
+def _order(plan: Plan, case: str, policy: str, setting: float | None, startup_s: float, seed: int = TUNING_SEED) -> Order:
+    return Order(case=case, policy=policy, setting=setting, seed=seed, startup_s=startup_s, hours=cases.CASES[case].cut(plan.hours))
 
 
 def choose(trials: Iterable[Trial], case: str, policy: str) -> Trial:
@@ -147,27 +174,29 @@ def choose(trials: Iterable[Trial], case: str, policy: str) -> Trial:
     return max(own, key=lambda one: (one.slo_attainment, -one.gpu_hours))
 
 
-def row_of(trials: Sequence[Trial], case: str, policy: str, chosen: Trial) -> Row:
-    """A policy's figures on a case over the seeds."""
-    own = [one for one in trials if one.case == case and one.policy == policy]
-    bound = {one.seed: one.gpu_hours for one in trials if one.case == case and one.policy == "clairvoyant"}
+def row_of(choice: Choice, trials: Sequence[Trial], bounds: Sequence[Trial] | None) -> Row:
+    """A policy's figures on a case over the seeds; `bounds` are the clairvoyant's runs of the same seeds."""
+    bound = {one.seed: one.gpu_hours for one in bounds or ()}
     return Row(
-        case=case,
-        policy=policy,
-        setting=chosen.setting or 0.0,
-        chosen_on=chosen.case,
-        gpu_hours=interval([one.gpu_hours for one in own]),
-        gpu_util=interval([one.gpu_util for one in own]),
-        gain_points=interval([100 * (one.gpu_util - one.gpu_util_static) for one in own]),
-        slo_attainment=interval([one.slo_attainment for one in own]),
-        minutes_within=interval([one.minutes_within for one in own]),
-        over_clairvoyant=interval([one.gpu_hours / bound[one.seed] for one in own]) if bound else None,
-        direction_changes=interval([float(one.direction_changes) for one in own]),
-        imbalance_minutes=interval([one.imbalance_minutes for one in own]),
-        unplaced_minutes=interval([one.unplaced_minutes for one in own]),
-        cross_s2_pairs=interval([float(one.cross_s2_pairs) for one in own]),
+        case=choice.case,
+        policy=choice.policy,
+        startup_s=choice.startup_s,
+        basis=choice.basis,
+        setting=choice.setting,
+        chosen_on=choice.chosen_on,
+        gpu_hours=interval([one.gpu_hours for one in trials]),
+        gpu_util=interval([one.gpu_util for one in trials]),
+        gpu_util_static=interval([one.gpu_util_static for one in trials]),
+        gain_points=interval([100 * (one.gpu_util - one.gpu_util_static) for one in trials]),
+        slo_attainment=interval([one.slo_attainment for one in trials]),
+        minutes_within=interval([one.minutes_within for one in trials]),
+        over_clairvoyant=interval([one.gpu_hours / bound[one.seed] for one in trials]) if bound else None,
+        direction_changes=interval([float(one.direction_changes) for one in trials]),
+        imbalance_minutes=interval([one.imbalance_minutes for one in trials]),
+        unplaced_minutes=interval([one.unplaced_minutes for one in trials]),
+        cross_s2_pairs=interval([float(one.cross_s2_pairs) for one in trials]),
         util_by_role={
-            role: round(fmean([one.gpu_util_by_role.get(role, 0.0) for one in own]), 4) for role in sorted(own[0].gpu_util_by_role)
+            role: round(fmean([one.gpu_util_by_role.get(role, 0.0) for one in trials]), 4) for role in sorted(trials[0].gpu_util_by_role)
         },
     )
 

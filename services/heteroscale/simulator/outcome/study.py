@@ -2,8 +2,8 @@
 
 Two questions a signal: how does it move with load (correlation with tokens/s over the windows of a day on a fixed fleet), and what does the
 law make of it (the target searched over the same number of values as every policy has). Signals that the law does not know (latencies, and
-tokens found in the prefix cache) are put in the place of one that it knows. The share of a prompt that the cache holds is modelled: a
-wave around 40 %, six times a day, since no public trace states it.
+tokens found in the prefix cache) are put in the place of one that it knows. Part of every prompt is held by the prefix cache: see
+`cases.cached`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.spec import Metric, ServiceSpec, SignalSpec
 from heteroscale.simulator import direct, policies
 from heteroscale.simulator.baseline import Baseline
-from heteroscale.simulator.baselines import timed
-from heteroscale.simulator.outcome import cases, compare
-from heteroscale.simulator.outcome.compare import Plan, Report
-from heteroscale.simulator.outcome.trial import SHARE_DEFAULT, Order, Stage, Trial
-from heteroscale.simulator.traffic import CACHED, PROMPT, Traffic
+from heteroscale.simulator.outcome import cases, compare, trial
+from heteroscale.simulator.outcome.bench import Bench
+from heteroscale.simulator.outcome.compare import Interval, Plan
+from heteroscale.simulator.outcome.trial import SHARE_DEFAULT, Ground, Order, Stage, Trial
+from heteroscale.simulator.traffic import Traffic
 
-WAVES: Final = 6
-CACHE_MEAN: Final = 0.4
-CACHE_SWING: Final = 0.25
 Look = Callable[[RoleSignal], float | None]
 
 
@@ -63,48 +60,41 @@ def _one(_: cases.Reference) -> float:
     return 1.0
 
 
+def _found(at: cases.Reference) -> float:
+    """Tokens/s found in the cache beside the reference rate of those that were not."""
+    return at.prefill_tps * cases.CACHE_MEAN / (1 - cases.CACHE_MEAN)
+
+
 SUBJECTS: Final[Sequence[Subject]] = (
     Subject("decode TPS", "decode", Metric.DECODE_TPS, lambda s: s.decode_tps, lambda at: at.decode_tps),
     Subject("prefill TPS, KV-missed", "prefill", Metric.PREFILL_MISSED_TPS, lambda s: s.prefill_missed_tps, lambda at: at.prefill_tps),
-    Subject("prefill TPS, cached", "prefill", Metric.PREFILL_TPS, _cached, lambda at: at.prefill_tps * CACHE_MEAN / (1 - CACHE_MEAN)),
+    Subject("prefill TPS, cached", "prefill", Metric.PREFILL_TPS, _cached, _found),
     Subject("prefill GPU utilisation", "prefill", Metric.GPU_UTIL, lambda s: s.gpu_util, _one),
     Subject("decode GPU utilisation", "decode", Metric.GPU_UTIL, lambda s: s.gpu_util, _one),
     Subject("decode SM activity", "decode", Metric.SM_ACTIVE, lambda s: s.sm_active, _one),
     Subject("TTFT p95", "prefill", Metric.GPU_UTIL, _p95("ttft_ms", cases.TTFT_S), _one),
     Subject("TBT p95", "decode", Metric.GPU_UTIL, _p95("tbt_ms", cases.TBT_S), _one),
 )
-HEADER: Final = ("signal", "correlation", "target", "GPU-hours", "GPU util", "within SLO", "turns")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One signal on one case."""
+    """One signal on one case: how it moves with load, and what the best of its targets gave over the seeds."""
 
     case: str
     signal: str
-    correlation: float | None
-    best: Trial
+    correlation: Interval | None
+    setting: float
+    gpu_hours: Interval
+    gpu_util: Interval
+    slo_attainment: Interval
+    direction_changes: Interval
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
     """All signals."""
 
     rows: list[Finding]
-
-
-def cells(row: Finding) -> list[object]:
-    """One line of the table."""
-    best = row.best
-    correlation = "-" if row.correlation is None else f"{row.correlation:+.2f}"
-    setting = f"{best.setting or 0:g}"
-    return [
-        row.signal,
-        correlation,
-        setting,
-        f"{best.gpu_hours:,.0f}",
-        f"{best.gpu_util:.3f}",
-        f"{best.slo_attainment:.2%}",
-        best.direction_changes,
-    ]
+    frontier: list[Trial]
 
 
 @dataclass(slots=True)
@@ -144,35 +134,44 @@ class Watch:
         """See direct.Decider."""
 
 
-def study(plan: Plan, report: Report) -> Study:
-    """Every signal on every case of the plan."""
+def study(plan: Plan, bench: Bench) -> Study:
+    """Every signal on every case of the plan, with the main start-up time."""
+    names = [subject.name for subject in SUBJECTS]
+    targets = compare.SETTINGS[policies.OURS]
+    tried = [_order(plan, case, name, target) for case in plan.cases for name in names for target in targets]
+    frontier = bench.run(tried, play, "signals")
     rows = []
     for case in plan.cases:
-        correlations = correlate(plan, case)
-        for subject in SUBJECTS:
-            trials = [_trial(plan, case, subject, share) for share in compare.SETTINGS[policies.OURS]]
-            best = compare.choose(trials, case, subject.name)
-            report(f"{case} {subject.name}: {best.gpu_hours:,.0f} GPU-hours, {best.slo_attainment:.2%}")
-            rows.append(Finding(case=case, signal=subject.name, correlation=correlations[subject.name], best=best))
-    return Study(rows=rows)
+        best = {name: compare.choose(frontier, case, name).setting for name in names}
+        seeds = range(1, plan.seeds + 1)
+        orders = [_order(plan, case, name, best[name], seed) for name in names for seed in seeds]
+        known = dict(zip(orders, bench.run(orders, play, "signals, best targets"), strict=True))
+        moves = [correlate(_order(plan, case, "static-peak", None, seed)) for seed in seeds]
+        rows += [_finding([known[order] for order in orders if order.policy == name], [one[name] for one in moves]) for name in names]
+    return Study(rows=rows, frontier=frontier)
 
 
-def cached(trace: Traffic) -> Traffic:
-    """The trace with prompts that the prefix cache holds in part, on top of those it states; what is missed stays the same."""
-    middle = (trace.edges_s[:-1] + trace.edges_s[1:]) / 2
-    share = CACHE_MEAN + CACHE_SWING * np.sin(2 * np.pi * WAVES * middle / 86_400.0)
-    totals = trace.totals.copy()
-    missed = totals[:, PROMPT] - totals[:, CACHED]
-    totals[:, PROMPT] = missed / (1 - share)
-    totals[:, CACHED] = totals[:, PROMPT] - missed
-    return Traffic(trace.name, trace.edges_s, totals, trace.prompt_cv, trace.smooth)
+def _finding(trials: Sequence[Trial], correlations: Sequence[float | None]) -> Finding:
+    stated = [one for one in correlations if one is not None]
+    return Finding(
+        case=trials[0].case,
+        signal=trials[0].policy,
+        correlation=compare.interval(stated) if stated else None,
+        setting=trials[0].setting or 0.0,
+        gpu_hours=compare.interval([one.gpu_hours for one in trials]),
+        gpu_util=compare.interval([one.gpu_util for one in trials]),
+        slo_attainment=compare.interval([one.slo_attainment for one in trials]),
+        direction_changes=compare.interval([float(one.direction_changes) for one in trials]),
+    )
 
 
-def _stage(plan: Plan, case: str, order: Order, spec: Callable[[Traffic], ServiceSpec]) -> Stage:
-    trace = cached(cases.scaled(cases.CASES[case].traffic()))
-    if plan.hours is not None:
-        trace = trace.until(plan.hours * 3600)
-    return Stage(order, trace, None, spec(trace))
+def _order(plan: Plan, case: str, name: str, target: float | None, seed: int = compare.TUNING_SEED) -> Order:
+    hours = cases.CASES[case].cut(plan.hours)
+    return Order(case=case, policy=name, setting=target, seed=seed, startup_s=plan.startups(case)[0], hours=hours)
+
+
+def _ground(order: Order) -> Ground:
+    return trial.ground(order.case, order.seed, order.startup_s, order.hours, prefix_hits=True)
 
 
 def spec_for(trace: Traffic, subject: Subject, share: float) -> ServiceSpec:
@@ -182,20 +181,20 @@ def spec_for(trace: Traffic, subject: Subject, share: float) -> ServiceSpec:
     return msgspec.structs.replace(spec, signals=[SignalSpec(metric=subject.metric, role=subject.role, target=target)], guards=[])
 
 
-def _trial(plan: Plan, case: str, subject: Subject, share: float) -> Trial:
-    order = Order(case=case, policy=subject.name, setting=share, startup_s=plan.startup_s, hours=plan.hours)
-    stage = _stage(plan, case, order, lambda trace: spec_for(trace, subject, share))
-    return stage.run(Lens(direct.Ours(stage.here.specs[stage.spec.service]), subject))
+def play(order: Order) -> Trial:
+    """The law on the signal that the order names, with this share of what it is measured against as target."""
+    subject = next(one for one in SUBJECTS if one.name == order.policy)
+    here = _ground(order)
+    stage = Stage(order, here, spec_for(here.traffic, subject, order.setting or SHARE_DEFAULT))
+    return stage.run(Lens(direct.Ours(stage.spec), subject))
 
 
-def correlate(plan: Plan, case: str) -> Mapping[str, float | None]:
+def correlate(order: Order) -> Mapping[str, float | None]:
     """Pearson's correlation of each signal with the service's tokens/s, over the windows of the trace on its static peak fleet."""
-    order = Order(case=case, policy="static-peak", startup_s=plan.startup_s, hours=plan.hours)
-    stage = _stage(plan, case, order, lambda trace: cases.spec_of(trace, SHARE_DEFAULT))
-    spec = stage.here.specs[stage.spec.service]
-    policy = policies.build("static-peak", policies.Setup(spec, stage.day(), cases.START_MS))
-    assert isinstance(policy, timed.Fixed)  # noqa: S101 - that is what static-peak is
-    watch = Watch(Baseline(stage.here.specs, {spec.service: policy}), spec)
+    here = _ground(order)
+    stage = Stage(order, here, cases.spec_of(here.traffic, SHARE_DEFAULT))
+    policy = policies.build("static-peak", policies.Setup(stage.spec, here.day, cases.START_MS))
+    watch = Watch(Baseline(stage.here.specs, {stage.spec.service: policy}), stage.spec)
     stage.run(watch)
     counted = [window for window in watch.windows if window.start_ms >= cases.START_MS]
     load = [window.roles["prefill"].prefill_missed_tps for window in counted]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -14,9 +14,11 @@ from heteroscale.runtime.clock import SYSTEM
 from heteroscale.simulator import closing, direct, policies, world
 from heteroscale.simulator.baseline import Baseline
 from heteroscale.simulator.direct import Decider, Direct
-from heteroscale.simulator.lockstep import Seen
 from heteroscale.simulator.outcome import cases
-from heteroscale.simulator.report import Minute
+from heteroscale.simulator.panes import Inside
+from heteroscale.simulator.report import MINUTE_MS, Minute
+from heteroscale.simulator.seen import Seen
+from heteroscale.simulator.service import ServiceModel
 from heteroscale.simulator.static import Day
 from heteroscale.simulator.traffic import Traffic
 from heteroscale.simulator.world import STEP_MS, Scene, World
@@ -24,6 +26,9 @@ from heteroscale.simulator.world import STEP_MS, Scene, World
 SHARE_DEFAULT = 0.7  # of the reference rates, for ours without a setting
 IMBALANCE = 0.25  # of the ratio
 MINUTE_QUANTILE = 0.95
+HISTORY_SEED = 99
+STARTUP_S = 120.0
+WARMUP_STARTS = 22.5
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +65,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     setting: float | None = None
     seed: int = 1
-    startup_s: float = 120.0
+    startup_s: float = STARTUP_S
     hours: float | None = None
 
 
@@ -90,51 +95,72 @@ class Balance:
         return any(abs(ready[role] - wanted[role]) > max(1.0, IMBALANCE * wanted[role]) for role in wanted)
 
 
-DeciderOf = Callable[[ServiceSpec], Decider]
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """What the runs of one trace and seed share: the load, the day that was seen before, and what was worked out of both."""
+
+    traffic: Traffic
+    day: Day
+    history: Day | None
+
+
+@functools.lru_cache(maxsize=4)
+def ground(case_name: str, seed: int, startup_s: float, hours: float | None, *, prefix_hits: bool = False) -> Ground:
+    """Load and history. The history is the case that settings are chosen on, where that is the same service in another week."""
+    case = cases.CASES[case_name]
+    trace = cases.scaled(case.traffic())
+    history = None
+    if case.tuned_on.startswith("servegen"):
+        other = cases.CASES[case.tuned_on].traffic()
+        history = other.scaled(float(trace.totals[0, 0] / case.traffic().totals[0, 0]))
+    if hours is not None:
+        trace = trace.until(hours * 3600)
+    if prefix_hits:
+        trace = cases.cached(trace)
+    scene = _scene(cases.spec_of(trace, SHARE_DEFAULT), trace, seed, startup_s)
+    day = closing.day_of(scene, _model(world.build(scene), startup_s))
+    seen = None if history is None else replace(day, load=history.steps(STEP_MS / 1000, HISTORY_SEED))
+    return Ground(trace, day, seen)
+
+
+def _scene(spec: ServiceSpec, traffic: Traffic, seed: int, startup_s: float) -> Scene:
+    """With a warm-up in which engines can start often enough for the trace to find everybody settled."""
+    warm_s = WARMUP_STARTS * max(startup_s, STARTUP_S)
+    warmup_ms = round(warm_s * 1000 / MINUTE_MS) * MINUTE_MS
+    return Scene([spec], [traffic], cases.fleet(), cases.START_MS, "outcome", cases.PROFILE, seed, warmup_ms=warmup_ms)
+
+
+def _model(here: World, startup_s: float) -> ServiceModel:
+    (model,) = here.models.values()
+    model.curves = replace(model.curves, profile=cases.with_startup(startup_s))
+    return model
 
 
 @dataclass(slots=True)
 class Stage:
-    """A case made ready: the world of one seed, and what policies may know of it."""
+    """A run made ready: the world of one seed on its ground."""
 
     order: Order
-    traffic: Traffic
-    history: Traffic | None
+    ground: Ground
     spec: ServiceSpec
     here: World = field(init=False)
 
     def __post_init__(self) -> None:
-        scene = Scene(
-            specs=[self.spec],
-            traffic=[self.traffic],
-            nodes=cases.fleet(),
-            start_ms=cases.START_MS,
-            prefix="outcome",
-            profile=cases.PROFILE,
-            seed=self.order.seed,
-        )
-        self.here = world.build(scene)
-        model = self.here.models[self.spec.service]
-        model.curves = replace(model.curves, profile=cases.with_startup(self.order.startup_s))
-
-    def day(self, traffic: Traffic | None = None) -> Day:
-        """The load as arrays; another trace's with a seed of its own."""
-        model = self.here.models[self.spec.service]
-        load = closing.counted_load(self.here.scene, model) if traffic is None else traffic.steps(STEP_MS / 1000, 99)
-        return Day(model.spec, model.curves, load, STEP_MS / 1000, model.prompt_cv)
+        self.here = world.build(_scene(self.spec, self.ground.traffic, self.order.seed, self.order.startup_s))
+        self.spec = _model(self.here, self.order.startup_s).spec
 
     def run(self, decider: Decider) -> Trial:
         """Play it."""
         scene = self.here.scene
         started = SYSTEM.monotonic_s()
-        run = Direct(self.here, {self.spec.service: decider}, closing.tallies_of(scene, self.here.models))
+        run = Direct(self.here, {self.spec.service: decider}, closing.tallies_of(scene, self.here.models), Inside.MEAN)
         balance = Balance(self.spec, scene.start_ms)
 
         def look(here: World, _: Seen) -> None:
             balance.look(here)
 
         run.play(scene.ends_at_ms + 1, look)
-        summary = closing.of_direct(scene, run).summary
+        summary = closing.of_direct(scene, run, {self.spec.service: self.ground.day}).summary
         util = summary.gpu_util or 0.0
         static = summary.gpu_hours_static_peak
         return Trial(
@@ -171,26 +197,17 @@ def _within(minutes: list[Minute]) -> float:
 
 
 def staged(order: Order) -> Stage:
-    """The stage of an order; the history is the case that settings are chosen on, where it is the same service."""
-    case = cases.CASES[order.case]
-    trace = cases.scaled(case.traffic())
-    if order.hours is not None:
-        trace = trace.until(order.hours * 3600)
+    """The stage of an order."""
+    here = ground(order.case, order.seed, order.startup_s, order.hours)
     share = order.setting if order.policy == policies.OURS and order.setting is not None else SHARE_DEFAULT
-    history = None
-    if case.tuned_on.startswith("servegen"):
-        other = cases.CASES[case.tuned_on].traffic()
-        history = other.scaled(float(trace.totals[0, 0] / case.traffic().totals[0, 0]))
-    return Stage(order, trace, history, cases.spec_of(trace, share))
+    return Stage(order, here, cases.spec_of(here.traffic, share))
 
 
 def play(order: Order) -> Trial:
     """One run from its order alone, so that it can be made in a process of its own."""
     stage = staged(order)
     if order.policy == policies.OURS:
-        return stage.run(direct.Ours(stage.here.specs[stage.spec.service]))
-    history = None if stage.history is None else stage.day(stage.history)
-    setup = policies.Setup(stage.here.specs[stage.spec.service], stage.day(), cases.START_MS, history, order.setting)
-    policy = policies.build(order.policy, setup)
-    baseline = Baseline(stage.here.specs, {stage.spec.service: policy})
-    return stage.run(baseline.decider(setup.spec))
+        return stage.run(direct.Ours(stage.spec))
+    setup = policies.Setup(stage.spec, stage.ground.day, cases.START_MS, stage.ground.history, order.setting)
+    baseline = Baseline(stage.here.specs, {stage.spec.service: policies.build(order.policy, setup)})
+    return stage.run(baseline.decider(stage.spec))
