@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from heteroscale.contracts import codec
-from heteroscale.contracts.placements import InstanceState, Placement
+from heteroscale.contracts.placements import Group, InstanceState, Placement
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
+from heteroscale.placement.inventory.protocol import Inventory
+
+PAIR = frozenset({"prefill", "decode"})
+
+
+class Recorder:
+    """An inventory that remembers what it answered; all else is handed on."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self.answers: list[tuple[Gang, Outcome]] = []
+
+    async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
+        """As the inventory."""
+        outcomes = await self._inventory.apply(gangs)
+        self.answers += zip(gangs, outcomes, strict=True)
+        return outcomes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inventory, name)
 
 
 def of_gangs(answers: Iterable[tuple[Gang, Outcome]], gpus: Mapping[str, int]) -> list[str]:
@@ -35,14 +56,13 @@ def of_gangs(answers: Iterable[tuple[Gang, Outcome]], gpus: Mapping[str, int]) -
     return wrong
 
 
-def of_placements(payloads: Iterable[bytes], gpus: Mapping[str, int]) -> list[str]:
-    """What is wrong with the Placements on the log: two contents for one (gen, seq), a group born without a role, GPUs given twice.
+def of_placements(payloads: Iterable[bytes], gpus: Mapping[str, int], roles: frozenset[str] = PAIR) -> list[str]:
+    """What is wrong with the Placements on the log: two contents for one (gen, seq), a group born without one of `roles`, GPUs given twice.
 
     For GPUs the newest Placement of every service counts; failed instances may hold nothing any more and are left out.
     """
     wrong: list[str] = []
     seen: dict[tuple[str, int, int], bytes] = {}
-    newest: dict[str, Placement] = {}
     for payload in payloads:
         placement = codec.decode(Placement, payload)
         if placement.seq is None:
@@ -50,15 +70,26 @@ def of_placements(payloads: Iterable[bytes], gpus: Mapping[str, int]) -> list[st
         order = (placement.service, placement.gen, placement.seq)
         if seen.setdefault(order, payload) != payload:
             wrong.append(f"{order} was written with two contents")
-        known = newest.get(placement.service)
-        if known is None or (placement.gen, placement.seq) > (known.gen, known.seq or 0):
-            newest[placement.service] = placement
+    line = [codec.decode(Placement, payload) for _, payload in sorted(seen.items())]
+    return wrong + _half_born(line, roles) + _overlaps({placement.service: placement for placement in line}, gpus)
+
+
+def _half_born(line: Sequence[Placement], roles: frozenset[str]) -> list[str]:
+    """Groups that lack a role in the first record that has them."""
+    first: dict[tuple[str, str], Group] = {}
+    for placement in line:
+        for group in placement.groups:
+            first.setdefault((placement.service, group.id), group)
+    half = [key for key, group in first.items() if not roles <= {one.role for one in group.instances}]
+    return [f"{group} of {service} was born without a role" for service, group in half]
+
+
+def _overlaps(newest: Mapping[str, Placement], gpus: Mapping[str, int]) -> list[str]:
     held: dict[str, int] = {}
-    for _, placement in sorted(newest.items()):
+    for placement in newest.values():
         for group in placement.groups:
             for one in group.instances:
                 if one.state is not InstanceState.FAILED:
                     for node, count in one.nodes.items():
                         held[node] = held.get(node, 0) + count
-    wrong += [f"{node} gives {count} of {gpus[node]} GPUs" for node, count in sorted(held.items()) if count > gpus[node]]
-    return wrong
+    return [f"{node} gives {count} of {gpus[node]} GPUs" for node, count in sorted(held.items()) if count > gpus[node]]

@@ -80,10 +80,10 @@ class Stage:
         topic = topic_name(self.prefix, Topic.FLEET)
         await self.log.append([Entry(topic, node_key(one.fleet, one.node).encode(), codec.encode(one), builders.AT_MS, 0) for one in nodes])
 
-    def start(self, inventory: Inventory, *, group: str = "placement", reconcile_ms: int = 60_000) -> Context:
+    def start(self, inventory: Inventory, *, group: str = "placement", reconcile_ms: int = 60_000, lease_ms: int = 15_000) -> Context:
         """One more worker."""
         context = Context(log=self.log, prefix=self.prefix, health=Health())
-        settings = PlacementSettings(group=f"{self.prefix}-{group}", poll_ms=50, reconcile_ms=reconcile_ms)
+        settings = PlacementSettings(group=f"{self.prefix}-{group}", poll_ms=50, reconcile_ms=reconcile_ms, lease_ms=lease_ms)
         self.workers[asyncio.create_task(app.serve(context, settings, inventory))] = context
         return context
 
