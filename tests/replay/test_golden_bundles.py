@@ -7,25 +7,50 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from heteroscale.contracts.placements import InstanceState
-from heteroscale.replay import archive, verify
+from heteroscale.replay import archive
 from heteroscale.replay.recorded import Recorded
-from heteroscale.replay.verdict import Outcome, StageName
 from support import incidents
 
 FOLDER = Path(__file__).parent / "bundles"
+DIVERGES = incidents.DIVERGING.removesuffix(archive.SUFFIX)
 GOLDEN = sorted(path.name.removesuffix(archive.SUFFIX) for path in FOLDER.glob(f"*{archive.SUFFIX}") if path.name != incidents.DIVERGING)
-SEEDS = """
+SEEDS = ("1", "2")
+WAYS = ("undisturbed", "restarted")
+RUN = """
 import json, sys
 from pathlib import Path
 from heteroscale.replay import archive, verify
-for path in sys.argv[1:]:
-    with archive.opened(Path(path)) as found:
-        print(json.dumps([path, verify.document(verify.verify(found), 0.0)], sort_keys=True))
+for path in map(Path, sys.argv[1:]):
+    with archive.opened(path) as found:
+        for way, every in (("undisturbed", None), ("restarted", 10)):
+            print(json.dumps([path.name, way, verify.document(verify.verify(found, restart_every=every), 0.0)], sort_keys=True))
 """
+Told = dict[tuple[str, str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    """Verdicts of all bundles by hash seed, name and way: one process a seed, both at once."""
+    paths = [str(path) for path in sorted(FOLDER.glob(f"*{archive.SUFFIX}"))]
+    processes = {
+        seed: subprocess.Popen(
+            [sys.executable, "-c", RUN, *paths], env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True
+        )
+        for seed in SEEDS
+    }
+    found: Told = {}
+    for seed, process in processes.items():
+        output, _ = process.communicate()
+        assert 0 == process.returncode
+        for line in output.splitlines():
+            name, way, document = json.loads(line)
+            found[seed, name.removesuffix(archive.SUFFIX), way] = document
+    return found
 
 
 def test_every_story_has_its_bundle() -> None:
@@ -33,38 +58,32 @@ def test_every_story_has_its_bundle() -> None:
     assert set(incidents.STORIES) <= set(GOLDEN)
 
 
-@pytest.mark.parametrize("restart_every", [None, 10], ids=["undisturbed", "restarted"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", GOLDEN)
-def test_same_in_same_out(name: str, restart_every: int | None) -> None:
+def test_same_in_same_out(told: Told, name: str, way: str) -> None:
     """SAME-IN-SAME-OUT: every window, decision and placement comes out byte for byte, also if memory is lost at every tenth step."""
-    with archive.opened(FOLDER / f"{name}{archive.SUFFIX}") as found:
-        verdict = verify.verify(found, restart_every=restart_every)
-    assert (Outcome.IDENTICAL, None) == (verdict.outcome, verdict.first)
-    assert all(stage.compared >= 30 for stage in verdict.stages)
+    for seed in SEEDS:
+        document = told[seed, name, way]
+        assert ("identical", 0) == (document["verdict"], document["exit_code"])
+        assert all(stage["compared"] >= 30 and stage["first"] is None for stage in document["stages"])
 
 
-def test_the_altered_bundle_says_where_it_diverges() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_altered_bundle_says_where_it_diverges(told: Told, way: str) -> None:
     """The decision that was altered is named, with its place, and the field that differs; the other stages are untouched."""
-    with archive.opened(FOLDER / incidents.DIVERGING) as found:
-        verdict = verify.verify(found)
-    stage, first = verdict.first or pytest.fail("it did not diverge")
-    assert (StageName.DECISIONS, f"incident.decisions.v1/2@{incidents.DIVERGES_AT}") == (stage.stage, first.place)
-    assert ["after.decode.replicas"] == [one.path for one in first.output]
-    assert (1, Outcome.IDENTICAL) == (verdict.exit_code, verdict.stage(StageName.PLACEMENTS).outcome)
+    document = told[SEEDS[0], DIVERGES, way]
+    signals, decisions, placements = document["stages"]
+    assert ("diverged", 1) == (document["verdict"], document["exit_code"])
+    assert f"incident.decisions.v1/2@{incidents.DIVERGES_AT}" == decisions["first"]["place"]
+    assert ["after.decode.replicas"] == [one["path"] for one in decisions["first"]["output"]]
+    assert ("identical", "identical") == (signals["outcome"], placements["outcome"])
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_the_hash_seed_does_not_matter(seed: str) -> None:
-    """Verdicts are the same documents under two hash seeds, and as in this process."""
-    paths = [str(FOLDER / f"{name}{archive.SUFFIX}") for name in ("redis-loss",)] + [str(FOLDER / incidents.DIVERGING)]
-    environment = {**os.environ, "PYTHONHASHSEED": seed}
-    done = subprocess.run([sys.executable, "-c", SEEDS, *paths], env=environment, capture_output=True, text=True, check=True)
-    told = dict(json.loads(line) for line in done.stdout.splitlines())
-    here = {}
-    for path in paths:
-        with archive.opened(Path(path)) as found:
-            here[path] = json.loads(json.dumps(verify.document(verify.verify(found), 0.0)))
-    assert here == told
+def test_the_hash_seed_does_not_matter(told: Told) -> None:
+    """All verdicts are the same documents under two hash seeds."""
+    first, second = ({key[1:]: document for key, document in told.items() if key[0] == seed} for seed in SEEDS)
+    assert first == second
+    assert len(first) == 2 * (len(GOLDEN) + 1)
 
 
 def test_stories_are_what_they_are_called() -> None:
