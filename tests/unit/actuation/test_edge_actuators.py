@@ -13,7 +13,7 @@ from aiohttp import web
 from heteroscale.actuation import app, desired, registrar, signed_http
 from heteroscale.actuation.desks import Delayed, Desks
 from heteroscale.actuation.file import FileActuator
-from heteroscale.actuation.registrar import FileRegistrar
+from heteroscale.actuation.registrar import FileRegistrar, HttpRegistrar
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings, Follow
 from heteroscale.actuation.signed_http import Endpoint
 from heteroscale.actuation.subscriber import Acknowledger, Assignment
@@ -26,11 +26,12 @@ from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Broken, Rejected, Retryable
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.topics import Topic, topic_name
-from heteroscale.runtime.clock import ManualClock
+from heteroscale.runtime.clock import SYSTEM, ManualClock
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from heteroscale.runtime.metrics import Metrics
 from support import builders
+from support.receiver import Receiver
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 PREFIX = "memory"
@@ -121,29 +122,6 @@ async def test_a_directory_that_cannot_be_written_is_waited_for(memory_log: Log,
     assert (tmp_path / "state" / "chat.json").exists()
 
 
-class Receiver:
-    """The other side of a webhook."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[web.Response] = []
-        self.url = ""
-
-    async def start(self, at_end: AtEnd) -> None:
-        """Listen on loopback."""
-        application = web.Application()
-        application.router.add_post("/scale", self._take)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/scale"
-        at_end.append(runner.cleanup)
-
-    async def _take(self, request: web.Request) -> web.Response:
-        self.requests.append((dict(request.headers), await request.read()))
-        return self.answers.pop(0) if self.answers else web.Response()
-
-
 async def test_a_webhook_is_signed_and_keeps_its_key(memory_log: Log, at_end: AtEnd) -> None:
     """The receiver can check who sent it and when, and knows a repetition, also of a restarted actuator, by its key."""
     receiver = Receiver()
@@ -154,7 +132,7 @@ async def test_a_webhook_is_signed_and_keeps_its_key(memory_log: Log, at_end: At
         await actuator.place(assignment(("a", InstanceState.RESERVED), seq=7))
         await actuator.close()
         clock.advance(1_000)
-    (first, body), (second, again) = receiver.requests
+    (first, body), (second, again) = receiver.headers_and_bodies()
     assert first["Idempotency-Key"] == second["Idempotency-Key"] == "chat/1.7"
     assert body == again
     assert signed_http.is_signed("s3", first["Heteroscale-Signature"], body, now_ms=6_000)
@@ -205,8 +183,8 @@ async def test_an_affirmed_command_is_posted_once(memory_log: Log, at_end: AtEnd
     at_end.append(actuator.close)
     for revision, at_ms in ((1, 1), (1, 2), (2, 3)):
         await actuator.scale(Assignment(builders.command(revision=revision, at_ms=at_ms), None))
-    assert ["chat/r1", "chat/r2"] == [headers["Idempotency-Key"] for headers, _ in receiver.requests]
-    assert {"decode": 2, "prefill": 1} == orjson.loads(receiver.requests[0][1])["replicas"]
+    assert ["chat/r1", "chat/r2"] == [headers["Idempotency-Key"] for headers, _ in receiver.headers_and_bodies()]
+    assert {"decode": 2, "prefill": 1} == orjson.loads(receiver.headers_and_bodies()[0][1])["replicas"]
 
 
 async def test_a_webhook_that_is_away_is_retryable(memory_log: Log) -> None:
@@ -234,6 +212,31 @@ async def test_the_registrar_lists_who_may_be_routed_to(tmp_path: Path) -> None:
     assert before == path.stat().st_mtime_ns
     await routes.register(builders.placement("chat", held, seq=3))
     assert {} == orjson.loads(path.read_bytes())["roles"]
+
+
+async def test_routes_are_put_to_a_registry(at_end: AtEnd) -> None:
+    """PUT URL/SERVICE, signed, when the verdict changes and once after a start; while the registry is away the reason is Retryable."""
+    receiver = Receiver()
+    await receiver.start(at_end)
+    endpoint = Endpoint(url=receiver.url, secret="s3")  # noqa: S106
+    up, held = builders.instance("a", state=InstanceState.READY, routable=True), builders.instance("b", state=InstanceState.READY)
+    receiver.answers = [web.Response(status=503)]
+    routes = HttpRegistrar(endpoint, "http://{node}:8000")
+    at_end.append(routes.close)
+    with pytest.raises(Retryable, match="503"):
+        await routes.register(builders.placement("my chat", up, held, seq=1))
+    for seq in (1, 2):
+        await routes.register(builders.placement("my chat", up, held, seq=seq))
+    await routes.register(builders.placement("my chat", held, seq=3))
+    assert [("PUT", "/scale/my%20chat")] * 3 == [(request.method, request.path) for request in receiver.requests]
+    listed = [orjson.loads(body)["roles"] for _, body in receiver.headers_and_bodies()]
+    assert [["http://n-a:8000"], ["http://n-a:8000"], []] == [[one["address"] for one in roles.get("prefill", [])] for roles in listed]
+    again = HttpRegistrar(endpoint, "http://{node}:8000")
+    at_end.append(again.close)
+    await again.register(builders.placement("my chat", held, seq=3))
+    headers, body = receiver.headers_and_bodies()[-1]
+    assert 4 == len(receiver.requests)
+    assert signed_http.is_signed("s3", headers["Heteroscale-Signature"], body, now_ms=SYSTEM.now_ms())
 
 
 def test_an_address_that_cannot_be_made_is_refused_at_start() -> None:
