@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from heteroscale.contracts.names import InstanceName
 from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState, PlacedInstance
-from heteroscale.contracts.spec import AffinityMode, Level
+from heteroscale.contracts.spec import AffinityMode
 from heteroscale.placement.planning import explain as explaining
 from heteroscale.placement.planning import placing
 from heteroscale.placement.planning.book import GroupBook
@@ -14,7 +16,7 @@ from heteroscale.placement.planning.explain import Place
 from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.model import Planned, PlanReason, PlanStatus, Request, Snapshot
-from heteroscale.placement.planning.topology import POOLS, WIDTH
+from heteroscale.placement.planning.topology import POOLS, WIDTH, Topology
 from heteroscale.placement.planning.units import Needs
 from heteroscale.placement.planning.work import Work
 
@@ -90,10 +92,10 @@ def planned(work: Work, found: Answer) -> Planned:
         changed=tuple(changed),
         born=tuple(born),
         transitions=tuple(book.transitions[name] for name in sorted(book.transitions)),
-        released=tuple(released),
+        released=tuple(InstanceName(name) for name in released),
         shortfall=found.left,
         explain=found.explain,
-        taken=dict(sorted(book.taken.items())),
+        taken=dict(sorted([(book.topology.names[node], gpus) for node, gpus in work.draft.nodes().items()])),
         dry_run=book.request.command.dry_run,
     )
 
@@ -112,11 +114,11 @@ def left_alone(snapshot: Snapshot, request: Request) -> Planned:
 
 
 def _success(work: Work) -> PlanReason:
-    after = {transition.after for transition in work.book.transitions.values()}
     if any(step.born for step in work.draft.steps):
         return PlanReason.PLACED
     if work.draft.steps:
         return PlanReason.GROWN
+    after = {transition.after for transition in work.book.transitions.values()}
     if InstanceState.READY in after:
         return PlanReason.RESTORED
     if after & {InstanceState.STOPPING, InstanceState.DRAINING}:
@@ -125,8 +127,8 @@ def _success(work: Work) -> PlanReason:
 
 
 def _status(work: Work, found: Answer) -> PlanStatus:
-    restored = any(transition.after is InstanceState.READY for transition in work.book.transitions.values())
     if found.left:
+        restored = any(transition.after is InstanceState.READY for transition in work.book.transitions.values())
         return PlanStatus.PARTIAL if work.draft.steps or restored else PlanStatus.UNPLACED
     return PlanStatus.UNCHANGED if found.reason is PlanReason.UNCHANGED else PlanStatus.PLACED
 
@@ -194,24 +196,25 @@ def _record(work: Work, group: GroupBook, left: Needs) -> Group:
     """The group as it is now: narrowest domain, worst pool, whether it is degraded."""
     topology = work.book.topology
     instances = [instance for member in group.members for instance in member.instances]
-    live = [topology.index[node] for instance in group.live() for node in instance.nodes if node in topology.index]
+    live = _nodes_of(topology, group.live())
     span = _span(work, instances, live)
     if live:
         domain = topology.domain(*span) if span is not None else Domain()
-        pool = POOLS[int(topology.pool[topology.levels[Level.S1].of[live]].max())]
+        lists = topology.lists
+        pool = POOLS[max([lists.pool[lists.s1[node]] for node in live])]
     else:
         domain = group.record.domain if group.record is not None else Domain()
         pool = group.record.pool if group.record is not None else POOLS[0]
     reason = _degraded(work, group, span, left)
     unknown = group.record is not None and group.record.degraded and group.record.degraded_reason is None
-    ordered = sorted(instances, key=lambda instance: (instance.role, instance.replica or 0, instance.part or "", instance.id))
+    instances.sort(key=lambda instance: (instance.role, instance.replica or 0, instance.part or "", instance.id))
     return Group(
         id=group.id,
         domain=domain,
         pool=pool,
         degraded=reason is not None or unknown,
         degraded_reason=reason,
-        instances=ordered,
+        instances=instances,
     )
 
 
@@ -219,14 +222,18 @@ def _span(work: Work, instances: list[PlacedInstance], live: list[int]) -> Place
     """The narrowest domain of what is listed; of what lives alone, if the dead would make it wider than the ceiling."""
     topology = work.book.topology
     span = topology.spanned(live)
-    listed = [
-        topology.index[node] for one in instances if one.state is not InstanceState.STOPPING for node in one.nodes if node in topology.index
-    ]
+    listed = _nodes_of(topology, (one for one in instances if one.state is not InstanceState.STOPPING))
     if listed == live:
         return span
     whole = topology.spanned(listed)
     narrow = whole is not None and WIDTH[whole[0]] <= WIDTH[work.demand.level]
     return whole if narrow else span
+
+
+def _nodes_of(topology: Topology, instances: Iterable[PlacedInstance]) -> list[int]:
+    """The nodes that the fleet has of those the instances hold."""
+    index = topology.index
+    return [index[node] for instance in instances for node in instance.nodes if node in index]
 
 
 def _degraded(work: Work, group: GroupBook, span: Place | None, left: Needs) -> DegradedReason | None:

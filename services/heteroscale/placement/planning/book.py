@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from heteroscale.contracts.names import GpuTypeName, InstanceName, NodeName, RoleName
+from heteroscale.contracts.names import InstanceName, RoleName
 from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.model import Request, Snapshot, Transition
@@ -86,7 +86,6 @@ class Book:
     topology: Topology
     groups: list[GroupBook]
     transitions: dict[InstanceName, Transition] = field(default_factory=dict)
-    taken: dict[NodeName, int] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     born_groups: list[str] = field(default_factory=list)
     _instances: int = 0
@@ -165,7 +164,7 @@ class Book:
                 member.instances = [*member.instances, *born]
                 member.standing = Standing.PENDING
             else:
-                group.members.append(Member(role=seat.role, replica=replica, instances=born, standing=Standing.PENDING))
+                group.members.append(Member(seat.role, replica, born, Standing.PENDING))
         self.touched.add(group.id)
 
     def open_group(self) -> GroupBook:
@@ -176,24 +175,20 @@ class Book:
         return group
 
     def _birth(self, seat: Seat, replica: int | None, part: str | None, nodes: Mapping[int, int]) -> PlacedInstance:
-        command = self.request.command
-        names = self.topology.names
-        named = {names[node]: nodes[node] for node in (nodes if len(nodes) == 1 else sorted(nodes))}
-        instance = PlacedInstance(
-            id=self.request.ids.instance(seat.role, part, self._instances),
+        topology, names = self.topology, self.topology.names
+        name = self.request.ids.instance(seat.role, part, self._instances)
+        self._instances += 1
+        self.transitions[name] = Transition(name, None, InstanceState.RESERVED, "placed")
+        return PlacedInstance(
+            id=name,
             role=seat.role,
             part=part,
             replica=replica,
-            gpu_type=GpuTypeName(self.topology.types[seat.type]),
-            nodes=named,
+            gpu_type=topology.types[seat.type],
+            nodes={names[node]: nodes[node] for node in (nodes if len(nodes) == 1 else sorted(nodes))},
             state=InstanceState.RESERVED,
-            since_ms=command.at_ms,
+            since_ms=self.request.command.at_ms,
         )
-        self._instances += 1
-        for node, gpus in named.items():
-            self.taken[node] = self.taken.get(node, 0) + gpus
-        self.transitions[instance.id] = Transition(instance.id, None, InstanceState.RESERVED, "placed")
-        return instance
 
     def _lose(self, snapshot: Snapshot, group: GroupBook, member: Member) -> None:
         """A node under the replica is lost: its instances there fail, and a replica is dead with any of them."""

@@ -109,7 +109,7 @@ class Cycle:
         ledger = self.ledger
         for owner, work in self._settled.items():
             service, nodes = work.book.request.command.service, work.draft.nodes()
-            self._drafted.put(owner, service, ((ledger.s1_of[node], ledger.types[node]) for node in nodes))
+            self._drafted.put(owner, service, ((ledger.lists.s1[node], ledger.lists.type[node]) for node in nodes))
         self._settled.clear()
         return self._drafted
 
@@ -119,7 +119,7 @@ class Cycle:
             self._running = Occupancy()
             for owner, (service, groups) in enumerate(sorted(self.snapshot.assignments.items())):
                 nodes = {index[node] for instance in _there(groups) for node in instance.nodes if node in index}
-                self._running.put(owner, service, ((ledger.s1_of[node], ledger.types[node]) for node in nodes))
+                self._running.put(owner, service, ((ledger.lists.s1[node], ledger.lists.type[node]) for node in nodes))
         return self._running
 
     def _all_freed(self) -> Ledger:

@@ -7,7 +7,7 @@ share all of their types or none: best fit then wastes nothing, and whole-node i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,19 +15,15 @@ from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger
-from heteroscale.placement.planning.units import Demand, Limit, Needs, Shape
+from heteroscale.placement.planning.units import Demand, Limit, Limits, Needs, Shape
 
 
 class Room:
     """Linear limits on counts: for each, the sum of `use` times count is at most what is left of it."""
 
-    def __init__(self, limits: Iterable[tuple[int, Mapping[RoleName, int]]]) -> None:
-        self._left: list[int] = []
-        self._uses: dict[RoleName, list[tuple[int, int]]] = {}
-        for at, (left, use) in enumerate(limits):
-            self._left.append(left)
-            for role, each in use.items():
-                self._uses.setdefault(role, []).append((at, each))
+    def __init__(self, left: list[int], uses: Mapping[RoleName, Sequence[tuple[int, int]]]) -> None:
+        self._left = left
+        self._uses = uses
 
     def units(self, unit: Mapping[RoleName, int]) -> int:
         """How often a unit still fits."""
@@ -35,11 +31,12 @@ class Room:
         for role, share in unit.items():
             for at, use in self._uses.get(role, ()):
                 each[at] += use * share
-        return max(0, min([left // used for left, used in zip(self._left, each, strict=True) if used], default=0))
+        return min([left // used for left, used in zip(self._left, each, strict=True) if used], default=0)
 
     def replicas(self, role: RoleName) -> int:
         """How many more of one role fit."""
-        return max(0, min([self._left[at] // each for at, each in self._uses.get(role, ())], default=0))
+        uses = self._uses.get(role)
+        return min([self._left[at] // each for at, each in uses]) if uses else 0
 
     def give(self, role: RoleName, count: int) -> None:
         """So many of a role are in."""
@@ -55,17 +52,14 @@ def room_in(view: View, demand: Demand, place: tuple[Level, int], returned: Mapp
     if memo.limits is None:
         return None
     first, last = view.ledger.range_of(*place)
-    return Room(
-        (
-            int(np.add.reduce(view.slots_over(limit.types, limit.gpus)[first:last]))
-            + view.ledger.gained(limit.types, limit.gpus, returned),
-            limit.use,
-        )
-        for limit in memo.limits
-    )
+    left = [
+        int(np.add.reduce(view.slots_over(limit.types, limit.gpus)[first:last])) + view.ledger.gained(limit.types, limit.gpus, returned)
+        for limit in memo.limits.each
+    ]
+    return Room(left, memo.limits.uses)
 
 
-def _limits(ledger: Ledger, shapes: Mapping[RoleName, Shape]) -> tuple[Limit, ...] | None:
+def _limits(ledger: Ledger, shapes: Mapping[RoleName, Shape]) -> Limits | None:
     if not shapes or not all(_plain(ledger, shape) for shape in shapes.values()):
         return None
     codes = {role: frozenset(code for _, code in shape.types) for role, shape in shapes.items()}
@@ -80,7 +74,11 @@ def _limits(ledger: Ledger, shapes: Mapping[RoleName, Shape]) -> tuple[Limit, ..
         if any(larger % smaller for smaller, larger in itertools.pairwise(ordered)):
             return None
         limits.extend(Limit(types, size, {role: other // size for role, other in sizes.items() if other >= size}) for size in ordered)
-    return tuple(limits)
+    uses: dict[RoleName, list[tuple[int, int]]] = {}
+    for at, limit in enumerate(limits):
+        for role, each in limit.use.items():
+            uses.setdefault(role, []).append((at, each))
+    return Limits(tuple(limits), uses)
 
 
 def _plain(ledger: Ledger, shape: Shape) -> bool:
@@ -98,14 +96,15 @@ def most_given(room: Room, unit: Mapping[RoleName, int], roles: list[RoleName]) 
     for role, count in given.items():
         room.give(role, count)
     for _ in range(sum(unit.values())):
-        fitting = [role for role in sorted(unit) if room.replicas(role)]
+        fitting = [role for role in unit if room.replicas(role)]
         if not fitting:
             break
-        least = min(fitting, key=lambda role: given[role] / unit[role])
+        least = min(fitting, key=lambda role: (given[role] / unit[role], role)) if len(fitting) > 1 else fitting[0]
         room.give(least, 1)
         given[least] += 1
     for role in roles:
         more = room.replicas(role)
-        room.give(role, more)
-        given[role] = given.get(role, 0) + more
+        if more:
+            room.give(role, more)
+            given[role] = given.get(role, 0) + more
     return {role: given.get(role, 0) for role in roles}

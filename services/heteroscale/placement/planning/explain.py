@@ -40,7 +40,7 @@ def available(blank: Fill, place: Place, taken: Mapping[int, int]) -> Needs:
     """What a domain could give all roles together before `taken`: as many units as it holds, then more of each role until none fits."""
     ledger, demand = blank.view.ledger, blank.demand
     first, last = ledger.range_of(*place)
-    room = exact.room_in(blank.view, demand, place, {node: gpus for node, gpus in taken.items() if first <= ledger.s1_of[node] < last})
+    room = exact.room_in(blank.view, demand, place, {node: gpus for node, gpus in taken.items() if first <= ledger.lists.s1[node] < last})
     if room is not None:
         return exact.most_given(room, demand.unit, sorted(demand.shapes))
     ledger.give(taken)

@@ -46,7 +46,7 @@ class Fill:
     @property
     def ranks(self) -> int:
         """How far from preferred the seats' GPU types are, summed."""
-        return sum(seat.rank for seat in self.seats)
+        return sum([seat.rank for seat in self.seats])
 
 
 def fresh(fill: Fill) -> Fill:
@@ -70,10 +70,14 @@ def into_one(blank: Fill, s1: int, needs: Needs) -> Fill | None:
     for order in orders(blank.demand, needs):
         fill = fresh(blank)
         site = fill.site(s1)
-        if all(_seat_role(fill, site, blank.demand.shapes[role], needs[role]) == needs[role] for role in order):
-            if fill.ranks == 0:
+        for role in order:
+            if _seat_role(fill, site, blank.demand.shapes[role], needs[role]) < needs[role]:
+                break
+        else:
+            ranks = fill.ranks
+            if ranks == 0:
                 return fill
-            if best is None or fill.ranks < best.ranks:
+            if best is None or ranks < best.ranks:
                 best = fill
     return best
 

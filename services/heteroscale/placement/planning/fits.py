@@ -9,25 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.planning.ledger import Ledger, Mask, Vector
+from heteroscale.placement.planning.ledger import Condition, Ledger, Mask, Vector
 from heteroscale.placement.planning.units import Demand, Rule, Shape
 
 Wanted: TypeAlias = list[tuple[Shape, int]]
 """Replicas by shape."""
-
-
-class Condition(NamedTuple):
-    """A domain holds the needs only if `slots` summed over its s1 is at least `need`; one slot is `gpus`."""
-
-    slots: Vector
-    need: int
-    gpus: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,15 @@ def conditions(view: View, demand: Demand, needs: Mapping[RoleName, int]) -> lis
         rules = demand.memo.rules[key] = _rules_of(
             view.ledger, [(demand.shapes[role], count) for role, count in needs.items() if count > 0]
         )
+    if view.banned:
+        return _conditions(view, rules)
+    known = view.ledger.conditions.get(rules)
+    if known is None:
+        known = view.ledger.conditions[rules] = _conditions(view, rules)
+    return known
+
+
+def _conditions(view: View, rules: tuple[Rule, ...]) -> list[Condition]:
     if any(not rule.types for rule in rules):
         return [Condition(np.zeros(view.ledger.pools, dtype=np.int64), 1, 1)]
     return [Condition(view.slots_over(rule.types, rule.gpus), rule.need, rule.gpus) for rule in rules]

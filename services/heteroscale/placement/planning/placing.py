@@ -6,7 +6,7 @@ from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import search
 from heteroscale.placement.planning.book import GroupBook, Member, Standing
-from heteroscale.placement.planning.site import Site
+from heteroscale.placement.planning.site import Site, gpus_by_node
 from heteroscale.placement.planning.topology import LEVELS, WIDTH
 from heteroscale.placement.planning.units import Demand, Needs, Piece, Shape, subtract
 from heteroscale.placement.planning.work import Step, Work
@@ -73,7 +73,7 @@ def _renew(work: Work, group: GroupBook, member: Member) -> bool:
         home = work.home(group, level)
         found = None if home is None else search.inside(work.blank, {member.role: 1}, home, work.begun(group))
         if found is not None:
-            work.draft.add(Step(group, tuple(found.fill.seats), born=False))
+            work.draft.add(Step.of(group, found, born=False))
             if any(one.state is not InstanceState.FAILED for one in member.instances):
                 work.book.move(group, member, InstanceState.STOPPING, "scale_in")
             return True
@@ -96,15 +96,15 @@ def _mend(work: Work, group: GroupBook, member: Member) -> bool:
         return False
     domain = int(ranges.of[nodes[0]])
     first, last = int(ranges.first[domain]), int(ranges.first[domain + 1])
-    avail: list[int] = work.view.ledger.avail[first:last].tolist()
+    avail = work.view.ledger.free_in(first, last)
     banned = work.view.banned_in(int(topology.levels[Level.S1].of[nodes[0]]))
-    free = {first + at: gpus for at, gpus in enumerate(avail) if gpus and work.view.ledger.types[first + at] not in banned}
+    free = {first + at: gpus for at, gpus in enumerate(avail) if gpus and work.view.ledger.lists.type[first + at] not in banned}
     code = int(topology.type[nodes[0]])
     rank = next((rank for rank, other in shape.types if other == code), 0)
     seat = Site(work.view.ledger, free).seat(_repair_shape(shape, missing), code, rank)
     if seat is None:
         return False
-    work.draft.add(Step(group, (seat,), born=False, member=member))
+    work.draft.add(Step(group, (seat,), gpus_by_node([seat]), born=False, member=member))
     return True
 
 
@@ -201,7 +201,7 @@ def _grow(work: Work, wanted: Needs, level: Level) -> Needs:
         found = search.inside(work.blank, work.demand.times(most), home, work.begun(group))
         if found is None:
             return left
-        work.draft.add(Step(group, tuple(found.fill.seats), born=False))
+        work.draft.add(Step.of(group, found, born=False))
         left = subtract(left, work.demand.times(most))
     return _join(work, left, level)
 
@@ -223,7 +223,7 @@ def _grow_one(work: Work, wanted: Needs, level: Level) -> bool:
                 best = (key, group, found)
     if best is None:
         return False
-    work.draft.add(Step(best[1], tuple(best[2].fill.seats), born=False))
+    work.draft.add(Step.of(best[1], best[2], born=False))
     return True
 
 
@@ -239,7 +239,7 @@ def _open(work: Work, wanted: Needs, level: Level) -> bool:
     found = search.find(work.blank, wanted, level)
     if found is None:
         return False
-    work.draft.add(Step(GroupBook(id="", record=None, members=[]), tuple(found.fill.seats), born=True))
+    work.draft.add(Step.of(GroupBook(id="", record=None, members=[]), found, born=True))
     return True
 
 

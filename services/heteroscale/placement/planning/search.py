@@ -7,7 +7,7 @@ that key each; candidates are filled in the order of their bounds, until no boun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import fits
 from heteroscale.placement.planning.fill import Fill, into_many, into_one
-from heteroscale.placement.planning.ledger import RANK_BITS, Ledger
+from heteroscale.placement.planning.ledger import RANK_BITS, Condition, Ledger
 from heteroscale.placement.planning.site import gpus_by_node
 from heteroscale.placement.planning.topology import WIDTH
 from heteroscale.placement.planning.units import Demand, Needs
@@ -30,7 +30,7 @@ TRIES_LARGE_MAX = 2
 DOMAINS_MANY = 12
 
 
-Wanted: TypeAlias = tuple[Needs, list[fits.Condition]]
+Wanted: TypeAlias = tuple[Needs, list[Condition]]
 """Needs with their conditions."""
 
 
@@ -44,26 +44,29 @@ class Cost(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A way to seat the needs, and what it costs."""
+    """A way to seat the needs, the GPUs that it takes by node, and what it costs."""
 
     fill: Fill
+    nodes: Mapping[int, int]
     cost: Cost
 
 
-def cost_of(fill: Fill, begun: Sequence[int] = ()) -> Cost:
-    """What a fill costs; s1 in `begun` count for nothing but their class."""
-    ledger = fill.view.ledger
+def found_of(fill: Fill, begun: Sequence[int] = ()) -> Found:
+    """A fill with its cost; s1 in `begun` cost nothing but their class."""
+    ledger, lists = fill.view.ledger, fill.view.ledger.lists
+    nodes = gpus_by_node(fill.seats)
     taken: dict[int, int] = {}
-    for node, gpus in gpus_by_node(fill.seats).items():
-        s1 = ledger.s1_of[node]
+    for node, gpus in nodes.items():
+        s1 = lists.s1[node]
         taken[s1] = taken.get(s1, 0) + gpus
-    fresh = [s1 for s1 in taken if s1 not in begun]
-    return Cost(
+    fresh = [s1 for s1 in taken if s1 not in begun] if begun else taken
+    cost = Cost(
         ranks=fill.ranks,
-        pool=max((ledger.pool_of[s1] for s1 in (*taken, *begun)), default=0),
+        pool=max([lists.pool[s1] for s1 in (*taken, *begun)], default=0),
         touched=len(fresh),
-        left=sum(int(ledger.free[s1]) - taken[s1] for s1 in fresh),
+        left=sum([ledger.free_of(s1) - taken[s1] for s1 in fresh]),
     )
+    return Found(fill, nodes, cost)
 
 
 def find(blank: Fill, needs: Needs, level: Level) -> Found | None:
@@ -92,7 +95,7 @@ def inside(blank: Fill, needs: Needs, domain: tuple[Level, int], begun: Sequence
         if all(int(condition.slots[s1s].sum()) >= condition.need for condition in conditions):
             fill = into_one(blank, first, needs) if last - first == 1 else into_many(blank, s1s, needs, begun)
             if fill is not None and (best is None or fill.ranks < best.cost.ranks):
-                best = Found(fill, cost_of(fill, begun))
+                best = found_of(fill, begun)
     return best
 
 
@@ -131,7 +134,7 @@ def domains_for(view: fits.View, demand: Demand, needs: Needs, level: Level) -> 
     return int(fits.holds(view.ledger, fits.conditions(view, demand, needs), level).sum())
 
 
-def _in_one_s1(blank: Fill, needs: Needs, conditions: list[fits.Condition]) -> Found | None:
+def _in_one_s1(blank: Fill, needs: Needs, conditions: list[Condition]) -> Found | None:
     ledger = blank.view.ledger
     s1s = fits.holds(ledger, conditions, Level.S1).nonzero()[0]
     if not len(s1s):
@@ -149,9 +152,9 @@ def _in_one_s1(blank: Fill, needs: Needs, conditions: list[fits.Condition]) -> F
         at = ledger.signatures.first_of(ledger.avail, s1s[bound == least])
         fill = into_one(blank, at, needs)
         if fill is not None:
-            cost = cost_of(fill)
-            if best is None or cost < best.cost:
-                best, reached = Found(fill, cost), (cost.ranks << RANK_BITS) + int(ledger.bound[at])
+            found = found_of(fill)
+            if best is None or found.cost < best.cost:
+                best, reached = found, (found.cost.ranks << RANK_BITS) + int(ledger.bound[at])
                 if reached <= least:
                     break
         keep = s1s != at
@@ -172,9 +175,9 @@ def _wider(blank: Fill, wanted: Wanted, level: Level, best: Found | None) -> Fou
         if fill is None:
             continue
         successes += 1
-        cost = cost_of(fill)
-        if best is None or cost < best.cost:
-            best = Found(fill, cost)
+        found = found_of(fill)
+        if best is None or found.cost < best.cost:
+            best = found
     return best
 
 
@@ -186,34 +189,33 @@ def _candidates(
     needs, conditions = wanted
     if not fits.holds(ledger, conditions, level).any():
         return
-    found: list[tuple[int, int, int]] = []
+    later: dict[tuple[int, int], list[int]] = {}
     least: dict[int, int] = {}
     for worst in range(ledger.pool_worst + 1):
         if best is not None and best.cost.ranks == 0 and worst >= best.cost.pool:
             break
         mask = ledger.up_to_pool(worst)
         domains = np.flatnonzero(fits.holds(ledger, conditions, level, mask)).tolist()
-        if not domains:
-            continue
-        ranks = fits.elsewhere(blank.view, blank.demand, needs, level, mask)
+        ranks = fits.elsewhere(blank.view, blank.demand, needs, level, mask) if domains else None
         for number in domains:
             rank = 0 if ranks is None else int(ranks[number])
             if number not in least or rank < least[number]:
                 least[number] = rank
-                found.append((rank, worst, number))
-    if best is not None:
-        found = [entry for entry in found if entry[:2] < (best.cost.ranks, best.cost.pool)]
-    for ranks_worst in sorted({entry[:2] for entry in found}):
-        numbers = np.array([number for *key, number in found if tuple(key) == ranks_worst], dtype=np.int64)
-        yield from _by_touched(ledger, conditions[-1], level, ranks_worst, numbers)
+                later.setdefault((rank, worst), []).append(number)
+        if (0, worst) in later:
+            yield from _by_touched(ledger, conditions[-1], level, (0, worst), later.pop((0, worst)))
+    for key, numbers in sorted(later.items()):
+        if best is None or key < (best.cost.ranks, best.cost.pool):
+            yield from _by_touched(ledger, conditions[-1], level, key, numbers)
 
 
 def _by_touched(
-    ledger: Ledger, condition: fits.Condition, level: Level, key: tuple[int, int], numbers: npt.NDArray[np.int64]
+    ledger: Ledger, condition: Condition, level: Level, key: tuple[int, int], domains: list[int]
 ) -> Iterator[tuple[tuple[int, int, int], npt.NDArray[np.int64]]]:
     """Domains of one (ranks, pool) by the fewest s1 that could host the needs, then by structure."""
     mask = ledger.up_to_pool(key[1])
     slots = condition.slots if mask is None else np.where(mask, condition.slots, 0)
+    numbers = np.array(domains, dtype=np.int64)
     touched = ledger.fewest(level, slots, condition.need)[numbers]
     for few in np.unique(touched).tolist():
         for number in ledger.signatures.order(ledger.avail, numbers[touched == few], level).tolist():

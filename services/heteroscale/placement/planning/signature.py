@@ -45,29 +45,21 @@ def mix_one(word: int) -> int:
 class Signatures:
     """Signatures of all s1, s2 and clusters, brought up to date when they are asked for.
 
-    A leaf is mix(node ^ mix(free)); an s0 the sum of its leaves, an s1 the sum of its mixed s0, and so on: `_s0` and
-    `_sum1` are such sums, `_s1` the mixed `_sum1`, `_s2` and `_cluster` sums again. Words wrap at 64 bits.
+    A leaf is mix(node ^ mix(free)), an s0 the sum of its leaves, an s1 the mixed sum of its mixed s0, an s2 the sum of its
+    mixed s1, a cluster the sum of its mixed s2. Words wrap at 64 bits.
     """
 
     def __init__(self, topology: Topology, state: npt.NDArray[np.int8]) -> None:
         self._topology = topology
         kind = (topology.type.astype(np.int64) << 32) + (topology.gpus.astype(np.int64) << 4) + state
         self.nodes: Words = mix(kind.astype(np.uint64))
-        self._s0_of = topology.levels[Level.S0].of
-        self._rack_of: list[int] = self._s0_of.tolist()
-        self._pod_of: list[int] = topology.levels[Level.S1].of[topology.levels[Level.S0].first[:-1]].tolist()
-        self._s1_of = topology.levels[Level.S1].of
-        self._s2_of = topology.s2_of_s1
-        self._cluster_of_s2 = topology.levels[Level.CLUSTER].of[topology.levels[Level.S2].first[:-1]]
-        self._leaves: Words | None = None
-        self._dirty: dict[int, int] = {}
-        self._free: dict[int, int] = {}
+        self._words = self.nodes.data
+        self._leaves: memoryview | None = None
+        self._chain: tuple[_Sums, ...] = ()
         nothing = np.zeros(0, dtype=np.uint64)
-        self._s0: Words = nothing
-        self._sum1: Words = nothing
-        self._s1: Words = nothing
-        self._s2: Words = nothing
-        self._cluster: Words = nothing
+        self._s1, self._s2, self._cluster = nothing, nothing, nothing
+        self._dirty: dict[int, int] = {}
+        self._known: dict[tuple[int, int], int] = {}
 
     def occupy(self, assignments: Mapping[ServiceName, tuple[Group, ...]], services: Iterable[ServiceName]) -> None:
         """Mark where the services sit; before the first question."""
@@ -94,77 +86,83 @@ class Signatures:
         """The one of the tied s1 that comes first by structure, then by path (their number)."""
         if len(tied) == 1:
             return int(tied[0])
-        self._update(avail)
-        words = self._s1[tied]
-        first = tied[words == words.min()]
+        words = self._current(avail)[0][tied]
+        first = tied[words == np.minimum.reduce(words)]
         return int(first[0]) if len(first) == 1 else int(self.order(avail, first, Level.S1)[0])
 
     def order(self, avail: npt.NDArray[np.int64], tied: npt.NDArray[np.int64], level: Level) -> npt.NDArray[np.int64]:
         """Domains of a level by structure, from the inside out, then by path."""
         if len(tied) == 1:
             return tied
-        self._update(avail)
+        s1, s2, cluster = self._current(avail)
         topology = self._topology
+        keys: tuple[Words, ...]
         if level is Level.S1:
-            keys = (self._s1[tied], self._s2[self._s2_of[tied]], self._cluster[topology.cluster_of_s1[tied]])
+            keys = (s1[tied], s2[topology.s2_of_s1[tied]], cluster[topology.cluster_of_s1[tied]])
         elif level is Level.S2:
-            cluster = self._cluster[self._cluster_of_s2[tied]]
-            keys = (self._s2[tied], cluster, cluster)
+            keys = (s2[tied], cluster[[topology.lists.cluster_of_s2[at] for at in tied.tolist()]])
         else:
-            keys = (self._cluster[tied],) * 3
+            keys = (cluster[tied],)
         ordered: npt.NDArray[np.int64] = tied[np.lexsort((tied, *keys[::-1]))]
         return ordered
 
-    def _update(self, avail: npt.NDArray[np.int64]) -> None:
+    def _current(self, avail: npt.NDArray[np.int64]) -> tuple[Words, Words, Words]:
+        """The words of all s1, s2 and clusters as their nodes are now."""
         if self._leaves is None:
-            self._leaves = self._build(avail)
+            self._build(avail)
         elif self._dirty:
             self._renew(self._leaves)
         self._dirty.clear()
+        return self._s1, self._s2, self._cluster
 
-    def _build(self, avail: npt.NDArray[np.int64]) -> Words:
+    def _build(self, avail: npt.NDArray[np.int64]) -> None:
         """All words from the leaves up."""
-        levels = self._topology.levels
-        s1_first = levels[Level.S1].first[:-1]
-        leaves = mix(self.nodes ^ mix(avail.astype(np.uint64)))
-        self._s0 = np.add.reduceat(leaves, levels[Level.S0].first[:-1])
-        self._sum1 = np.add.reduceat(mix(self._s0), self._s0_of[s1_first])
-        self._s1 = mix(self._sum1)
-        self._s2 = np.add.reduceat(mix(self._s1), self._s1_of[levels[Level.S2].first[:-1]])
-        clusters = levels[Level.S2].of[levels[Level.CLUSTER].first[:-1]]
-        self._cluster = np.add.reduceat(mix(self._s2), clusters)
-        return leaves
+        levels, lists = self._topology.levels, self._topology.lists
+        frees = mix(np.arange(int(avail.max(initial=0)) + 1, dtype=np.uint64))
+        leaves = mix(self.nodes ^ frees[avail])
+        s0 = _Sums(np.add.reduceat(leaves, levels[Level.S0].first[:-1]), lists.s1_of_s0)
+        racks = _Sums(np.add.reduceat(s0.mixed, _starts(lists.s1_of_s0)), list(range(len(lists.pool))))
+        s1 = _Sums(racks.mixed.copy(), lists.s2_of_s1)
+        s2 = _Sums(np.add.reduceat(s1.mixed, _starts(lists.s2_of_s1)), lists.cluster_of_s2)
+        cluster = _Sums(np.add.reduceat(s2.mixed, _starts(lists.cluster_of_s2)), [])
+        self._leaves, self._chain = leaves.data, (s0, racks, s1, s2, cluster)
+        self._s1, self._s2, self._cluster = s1.sums, s2.sums, cluster.sums
 
-    def _renew(self, leaves: Words) -> None:
+    def _renew(self, leaves: memoryview) -> None:
         """The nodes that changed, and the sums that they are in: each sum once."""
-        racks: dict[int, int] = {}
+        s0, known, words = self._topology.lists.s0, self._known, self._words
+        changes: dict[int, int] = {}
         for node, free in self._dirty.items():
-            if free not in self._free:
-                self._free[free] = mix_one(free)
-            new = mix_one(int(self.nodes[node]) ^ self._free[free])
-            rack = self._rack_of[node]
-            racks[rack] = racks.get(rack, 0) + new - int(leaves[node])
+            key = words[node], free
+            new = known.get(key)
+            if new is None:
+                new = known[key] = mix_one(key[0] ^ mix_one(free))
+            changes[s0[node]] = changes.get(s0[node], 0) + new - leaves[node]
             leaves[node] = new
-        pods: dict[int, int] = {}
-        for rack, more in racks.items():
-            before, after = _add(self._s0, rack, more)
-            pod = self._pod_of[rack]
-            pods[pod] = pods.get(pod, 0) + mix_one(after) - mix_one(before)
-        blocks: dict[int, int] = {}
-        for pod, more in pods.items():
-            _, total = _add(self._sum1, pod, more)
-            before, after = int(self._s1[pod]), mix_one(total)
-            self._s1[pod] = after
-            block = int(self._s2_of[pod])
-            blocks[block] = blocks.get(block, 0) + mix_one(after) - mix_one(before)
-        for block, more in blocks.items():
-            before, after = _add(self._s2, block, more)
-            _add(self._cluster, int(self._cluster_of_s2[block]), mix_one(after) - mix_one(before))
+        for sums in self._chain:
+            changes = sums.renew(changes)
 
 
-def _add(sums: Words, at: int, more: int) -> tuple[int, int]:
-    """A sum before and after."""
-    before = int(sums[at])
-    after = (before + more) & _FULL
-    sums[at] = after
-    return before, after
+class _Sums:
+    """The domains of one level: the sum of what each holds, and that sum mixed. `outer`: the domain around each; empty at the top."""
+
+    def __init__(self, sums: Words, outer: list[int]) -> None:
+        self.sums, self.mixed = sums, mix(sums)
+        self._sums, self._mixed, self._outer = sums.data, self.mixed.data, outer
+
+    def renew(self, changes: dict[int, int]) -> dict[int, int]:
+        """Add the changes to the sums; the changes that follow one level further out."""
+        further: dict[int, int] = {}
+        sums, mixed, outer = self._sums, self._mixed, self._outer
+        for at, more in changes.items():
+            total = sums[at] = (sums[at] + more) & _FULL
+            if outer:
+                before, around = mixed[at], outer[at]
+                after = mixed[at] = mix_one(total)
+                further[around] = further.get(around, 0) + after - before
+        return further
+
+
+def _starts(outer: list[int]) -> npt.NDArray[np.int64]:
+    """The first of each run of equals in a rising list."""
+    return np.flatnonzero(np.diff(outer, prepend=-1))

@@ -42,17 +42,25 @@ class Site:
         self._marked: dict[RoleName, dict[int, int]] = {}
         self.free = dict(nodes)
         self._buckets: dict[int, dict[tuple[int, int], list[int]]] = {}
-        types, gpus = ledger.types, ledger.gpus
+        types, gpus = ledger.lists.type, ledger.lists.gpus
         for node in self._order():
-            self._buckets.setdefault(types[node], {}).setdefault((self.free[node], gpus[node]), []).append(node)
+            of_type = self._buckets.get(types[node])
+            if of_type is None:
+                of_type = self._buckets[types[node]] = {}
+            key = nodes[node], gpus[node]
+            if key in of_type:
+                of_type[key].append(node)
+            else:
+                of_type[key] = [node]
 
     @classmethod
     def of(cls, ledger: Ledger, s1: int, banned: frozenset[int], spread: Spread = Spread.NONE) -> Site:
         """The site of an s1 without the GPU types that are held back there."""
         first, last = ledger.nodes_of(s1)
-        avail: list[int] = ledger.avail[first:last].tolist()
-        types = ledger.types
-        nodes = {first + i: free for i, free in enumerate(avail) if free and types[first + i] not in banned}
+        nodes = {node: free for node, free in enumerate(ledger.free_in(first, last), start=first) if free}
+        if banned:
+            types = ledger.lists.type
+            nodes = {node: free for node, free in nodes.items() if types[node] not in banned}
         return cls(ledger, nodes, spread)
 
     def seat(self, shape: Shape, gpu_type: int, rank: int) -> Seat | None:
@@ -66,6 +74,9 @@ class Site:
         found: list[Seat] = []
         if shape.simple and shape.within is not Level.S0 and self._spread is Spread.NONE:
             self._fill_nodes(shape, gpu_type, (rank, count), found)
+            sizes = self._ledger.sizes(gpu_type)
+            if shape.largest <= sizes[0]:
+                return found
         while len(found) < count:
             seat = self.seat(shape, gpu_type, rank)
             if seat is None:
@@ -77,17 +88,14 @@ class Site:
         """As many on the fullest node that fits as it takes, then the next."""
         rank, count = wanted
         buckets, piece = self._buckets.get(gpu_type, {}), shape.pieces[0]
-        while len(found) < count:
-            fitting = [key for key, nodes in buckets.items() if nodes and key[0] >= piece.gpus]
-            if not fitting:
-                return
-            free, size = min(fitting)
-            node = buckets[free, size].pop()
-            here = min(count - len(found), free // piece.gpus)
-            self.free[node] = free - here * piece.gpus
-            buckets.setdefault((self.free[node], size), []).append(node)
-            seat = Seat(shape.role, gpu_type, rank, ((piece, {node: piece.gpus}),))
-            found.extend([seat] * here)
+        for free, size in sorted(key for key in buckets if key[0] >= piece.gpus):
+            nodes = buckets[free, size]
+            while nodes and len(found) < count:
+                node = nodes.pop()
+                here = min(count - len(found), free // piece.gpus)
+                self.free[node] = free - here * piece.gpus
+                buckets.setdefault((self.free[node], size), []).append(node)
+                found.extend([Seat(shape.role, gpu_type, rank, ((piece, {node: piece.gpus}),))] * here)
 
     def _pieces(self, shape: Shape, gpu_type: int) -> tuple[tuple[Piece, Mapping[int, int]], ...] | None:
         placed: list[tuple[Piece, Mapping[int, int]]] = []
@@ -105,7 +113,7 @@ class Site:
         racks: dict[int, dict[int, int]] = {}
         for node, free in self.free.items():
             if free:
-                racks.setdefault(self._ledger.s0_of[node], {})[node] = free
+                racks.setdefault(self._ledger.lists.s0[node], {})[node] = free
         for rack in sorted(racks, key=lambda s0: (sum(racks[s0].values()), s0)):
             placed = Site(self._ledger, racks[rack], self._spread)._pieces(shape, gpu_type)  # noqa: SLF001  # a site of its own kind
             if placed is not None:
@@ -137,7 +145,7 @@ class Site:
 
     def _apart(self, role: RoleName, buckets: Mapping[tuple[int, int], list[int]], fitting: list[tuple[int, int]]) -> int:
         """Best fit among the nodes (or racks) that hold least of the role."""
-        place: Callable[[int], int] = (lambda node: node) if self._spread is Spread.NODE else (lambda node: self._ledger.s0_of[node])
+        place: Callable[[int], int] = (lambda node: node) if self._spread is Spread.NODE else (lambda node: self._ledger.lists.s0[node])
         seen = self._marked.setdefault(role, {})
         candidates = [(seen.get(place(node), 0), key, -i, node) for key in fitting for i, node in enumerate(buckets[key])]
         node = min(candidates)[3]
@@ -146,7 +154,7 @@ class Site:
 
     def mark(self, role: RoleName, node: int) -> None:
         """A running instance of the role sits here, for `spread`."""
-        place = node if self._spread is Spread.NODE else self._ledger.s0_of[node]
+        place = node if self._spread is Spread.NODE else self._ledger.lists.s0[node]
         seen = self._marked.setdefault(role, {})
         seen[place] = seen.get(place, 0) + 1
 
@@ -169,12 +177,12 @@ class Site:
 
     def _bucket(self, node: int) -> list[int]:
         ledger = self._ledger
-        return self._buckets.setdefault(ledger.types[node], {}).setdefault((self.free[node], ledger.gpus[node]), [])
+        return self._buckets.setdefault(ledger.lists.type[node], {}).setdefault((self.free[node], ledger.lists.gpus[node]), [])
 
     def _order(self) -> list[int]:
         """Nodes so that the last of each bucket is in the fullest s0, then first by path."""
-        s0_of = self._ledger.s0_of
-        if len({s0_of[node] for node in self.free}) < 2:
+        s0_of = self._ledger.lists.s0
+        if self.free and s0_of[min(self.free)] == s0_of[max(self.free)]:  # an s0 is one range of nodes
             return list(reversed(self.free))
         racks: dict[int, int] = {}
         for node, free in self.free.items():

@@ -76,6 +76,13 @@ class Limit:
     use: Mapping[RoleName, int]
 
 
+class Limits(NamedTuple):
+    """All limits of a demand. `uses`: by role, the limits that it counts in and how much one replica uses of each."""
+
+    each: tuple[Limit, ...]
+    uses: Mapping[RoleName, list[tuple[int, int]]]
+
+
 @dataclass(slots=True)
 class Memo:
     """What follows from a demand on a fleet of one shape, worked out at the first question."""
@@ -83,7 +90,7 @@ class Memo:
     rules: dict[NeedsKey, tuple[Rule, ...]] = field(default_factory=dict)
     firsts: dict[NeedsKey, list[list[Rule]]] = field(default_factory=dict)
     domains: dict[tuple[NeedsKey, Level], int] = field(default_factory=dict)
-    limits: tuple[Limit, ...] | None = None
+    limits: Limits | None = None
     limits_known: bool = False
 
 

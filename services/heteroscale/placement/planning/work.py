@@ -15,6 +15,7 @@ from heteroscale.placement.planning.book import Book, GroupBook, Member
 from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger
+from heteroscale.placement.planning.search import Found
 from heteroscale.placement.planning.site import Seat, gpus_by_node
 from heteroscale.placement.planning.topology import WIDTH
 from heteroscale.placement.planning.units import Demand, Needs
@@ -26,12 +27,14 @@ class Step:
 
     group: GroupBook
     seats: tuple[Seat, ...]
+    nodes: Mapping[int, int]
     born: bool
     member: Member | None = None
-    nodes: Mapping[int, int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.nodes = gpus_by_node(self.seats)
+    @classmethod
+    def of(cls, group: GroupBook, found: Found, *, born: bool) -> Step:
+        """What a search found, for a group."""
+        return cls(group, tuple(found.fill.seats), found.nodes, born)
 
 
 @dataclass(slots=True)
