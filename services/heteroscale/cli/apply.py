@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from heteroscale.cli import output, preview
+from heteroscale.cli import completing, output, preview
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
 from heteroscale.cli.spec_files import LoadedSpec, load_sound
@@ -21,7 +21,7 @@ Examples:
   heteroscale apply chat.yaml code.yaml --reason "more headroom for the launch"
   heteroscale get chat-70b --yaml | sed 's/mode: shadow/mode: active/' | heteroscale apply -""",
 )
-@click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True)
+@click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True, shell_complete=completing.files)
 @click.option("--dry-run", is_flag=True, help="Show what would change and be decided now, write nothing.")
 @click.option("--reason", metavar="TEXT", help="Why; kept with the revision.")
 @json_option

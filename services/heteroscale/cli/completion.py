@@ -10,6 +10,7 @@ from click.shell_completion import get_completion_class
     epilog="""\b
 Examples:
   heteroscale completion bash >> ~/.bashrc
+  heteroscale completion zsh >> ~/.zshrc          # below the line with compinit
   heteroscale completion fish > ~/.config/fish/completions/heteroscale.fish""",
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from heteroscale.cli import decision_text, files, output
+from heteroscale.cli import completing, decision_text, files, output
 from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_files import read_specs
 from heteroscale.contracts import codec
@@ -47,8 +47,8 @@ class Event(NamedTuple):
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("spec", metavar="SPEC.yaml")
-@click.argument("events", metavar="EVENTS.jsonl")
+@click.argument("spec", metavar="SPEC.yaml", shell_complete=completing.files)
+@click.argument("events", metavar="EVENTS.jsonl", shell_complete=completing.files)
 @click.option("--cold-start", is_flag=True, help="Take the first window as a cold start: adopt what runs, hold for one full window.")
 @json_option
 def decide(spec: str, events: str, *, cold_start: bool, as_json: bool) -> None:

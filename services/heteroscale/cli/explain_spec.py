@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from heteroscale.cli import output
+from heteroscale.cli import completing, output
 from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_diff import WRITTEN_BY_US
 from heteroscale.cli.spec_files import LoadedSpec, load_sound
@@ -52,7 +52,7 @@ Examples:
   heteroscale explain-spec chat.yaml --only given
   heteroscale explain-spec chat.yaml --json""",
 )
-@click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True)
+@click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True, shell_complete=completing.files)
 @click.option("--only", type=click.Choice(["given", "default"]), help="Only what the file states, or only what it leaves to defaults.")
 @json_option
 def explain_spec(paths: tuple[str, ...], *, only: str | None, as_json: bool) -> None:

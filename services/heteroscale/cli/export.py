@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from heteroscale.cli import output
+from heteroscale.cli import completing, output
 from heteroscale.cli.durations import DURATION
 from heteroscale.cli.main import FAILED
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
@@ -26,7 +26,9 @@ Examples:
   heteroscale export --url http://127.0.0.1:8000/metrics --once --json""",
 )
 @click.option("--url", "urls", multiple=True, metavar="URL", help="An engine's metric page; may repeat.")
-@click.option("--targets", "file", metavar="FILE", help="A YAML file of targets, read again when it changes.")
+@click.option(
+    "--targets", "file", metavar="FILE", shell_complete=completing.files, help="A YAML file of targets, read again when it changes."
+)
 @click.option("--dns", metavar="HOST:PORT", help="A name whose every address is an engine (a headless Service).")
 @click.option("--pods", metavar="NAMESPACE/LABELS:PORT", help="Kubernetes pods by label (extra `kubernetes`).")
 @click.option("--engine", type=click.Choice(ENGINES), metavar="NAME", help=f"Whose pages they are: {', '.join(ENGINES)} [default: auto].")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from heteroscale.cli import fleet_files
+from heteroscale.cli import completing, fleet_files
 from heteroscale.cli.fleet_files import Source
 
 R = TypeVar("R")
@@ -43,4 +43,4 @@ def source_options(command: Callable[..., R]) -> Callable[..., R]:
     wrapped: Callable[..., R] = called
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
-    return click.argument("path", metavar="FILE")(wrapped)
+    return click.argument("path", metavar="FILE", shell_complete=completing.files)(wrapped)

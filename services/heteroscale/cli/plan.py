@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.tree import Tree
 
-from heteroscale.cli import output, plan_files
+from heteroscale.cli import completing, output, plan_files
 from heteroscale.cli.options import connection_options, json_option, run_async
 from heteroscale.cli.plan_files import PlanInput
 from heteroscale.contracts import codec
@@ -41,7 +41,7 @@ PIPED_WIDTH: Final = 1_000  # columns; into a pipe or a file nothing is cut off
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("files", metavar="[FLEET.yaml] REQUESTS.yaml", nargs=-1, required=True)
+@click.argument("files", metavar="[FLEET.yaml] REQUESTS.yaml", nargs=-1, required=True, shell_complete=completing.files)
 @click.option(
     "--against", type=click.Choice(["file", "live"]), default="file", show_default=True, help="FLEET.yaml, or the live inventory."
 )

@@ -10,7 +10,7 @@ import click
 
 from heteroscale.bus import scan
 from heteroscale.bus.log import Record
-from heteroscale.cli import files, output, spec_files
+from heteroscale.cli import completing, files, output, spec_files
 from heteroscale.cli.durations import INSTANT
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.main import BAD_INPUT
@@ -50,8 +50,15 @@ Examples:
   heteroscale signals compute telemetry.jsonl --spec chat.yaml --json
   heteroscale topics tail telemetry --json | jq -c .value | heteroscale signals compute -""",
 )
-@click.argument("telemetry", metavar="TELEMETRY.jsonl")
-@click.option("--spec", "spec_paths", multiple=True, metavar="SPEC.yaml", help="May repeat; a service without one gets the defaults.")
+@click.argument("telemetry", metavar="TELEMETRY.jsonl", shell_complete=completing.files)
+@click.option(
+    "--spec",
+    "spec_paths",
+    multiple=True,
+    metavar="SPEC.yaml",
+    shell_complete=completing.files,
+    help="May repeat; a service without one gets the defaults.",
+)
 @click.option("--strict", is_flag=True, help="Exit 2 if any line or sample could not be used.")
 @json_option
 @click.pass_context

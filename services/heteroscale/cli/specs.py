@@ -44,21 +44,29 @@ def history(service: str, *, as_json: bool) -> None:
         spec = revision.spec
         if as_json:
             output.emit(spec if spec is not None else {"service": service, "deleted_at_ms": revision.record.timestamp_ms})
-        changes = diff(before, spec) if before is not None and spec is not None else []
-        what = "let go" if spec is None else "created" if before is None else f"{len(changes)} fields"
         rows.append(
             (
                 None if spec is None else spec.revision,
                 instant_text(revision.record.timestamp_ms),
                 None if spec is None else spec.applied_by,
                 None if spec is None else spec.mode.value,
-                what,
+                _changed(before, spec),
                 None if spec is None else spec.reason,
             ),
         )
         before = spec
     if not as_json:
         output.table(("revision", "applied", "by", "mode", "changed", "reason"), rows)
+
+
+def _changed(before: ServiceSpec | None, spec: ServiceSpec | None) -> str:
+    """What a revision did, in two words."""
+    if spec is None:
+        return "let go"
+    if before is None:
+        return "created"
+    count = len(diff(before, spec))
+    return "nothing" if count == 0 else "1 field" if count == 1 else f"{count} fields"
 
 
 @specs.command(

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from heteroscale.cli import files, output
+from heteroscale.cli import completing, files, output
 from heteroscale.cli.main import BAD_INPUT
 from heteroscale.cli.options import json_option
 from heteroscale.cli.telemetry_live import check, tail
@@ -52,7 +52,7 @@ Examples:
   heteroscale telemetry parse p-*.prom --engine vllm --service chat-70b --role prefill --gpu-type H20 --gpus 8 --json
   heteroscale telemetry parse decode-0.prom --with-gpu dcgm.prom --json""",
 )
-@click.argument("pages", nargs=-1, required=True, metavar="PAGE...")
+@click.argument("pages", nargs=-1, required=True, metavar="PAGE...", shell_complete=completing.files)
 @click.option(
     "--engine",
     type=click.Choice([AUTO, *engines.KINDS, *ALIASES]),

@@ -10,7 +10,7 @@ import click
 
 from heteroscale.bus import scan
 from heteroscale.bus.log import Record
-from heteroscale.cli import files, output
+from heteroscale.cli import completing, files, output
 from heteroscale.cli.log_view import LogView, decoded
 from heteroscale.cli.main import BAD_INPUT, FAILED
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
@@ -37,7 +37,7 @@ Examples:
   heteroscale telemetry check http://10.0.0.7:8000/metrics --dcgm http://10.0.0.7:9400/metrics
   heteroscale telemetry check metrics.prom --json""",
 )
-@click.argument("pages", nargs=-1, required=True, metavar="URL|FILE...")
+@click.argument("pages", nargs=-1, required=True, metavar="URL|FILE...", shell_complete=completing.files)
 @click.option("--engine", metavar="NAME", help="Whose page it is [default: told by its metrics].")
 @click.option("--dcgm", "gpu_page", metavar="URL|FILE", help="A DCGM exporter's page of its node.")
 @json_option

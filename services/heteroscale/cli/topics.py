@@ -6,7 +6,7 @@ import click
 
 from heteroscale.bus import catalogue
 from heteroscale.bus.log import TopicLayout, TopicPartition
-from heteroscale.cli import output
+from heteroscale.cli import completing, output
 from heteroscale.cli.durations import INSTANT
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
@@ -62,7 +62,7 @@ Examples:
   heteroscale topics describe
   heteroscale topics describe decisions --json""",
 )
-@click.argument("names", metavar="[TOPIC]...", nargs=-1)
+@click.argument("names", metavar="[TOPIC]...", nargs=-1, shell_complete=completing.topics)
 @json_option
 @connection_options
 def describe(names: tuple[str, ...], *, as_json: bool) -> None:
@@ -133,7 +133,7 @@ Examples:
   heteroscale topics tail signals --service chat-70b --follow
   heteroscale topics tail commands --since 2026-11-22T17:20Z --json""",
 )
-@click.argument("topic")
+@click.argument("topic", shell_complete=completing.topics)
 @click.option(
     "--service", "--key", "key", metavar="KEY", help="Only records of this key (a service, a fleet, FLEET/NODE), or about this service."
 )

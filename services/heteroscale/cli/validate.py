@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from heteroscale.cli import output
+from heteroscale.cli import completing, output
 from heteroscale.cli.options import json_option
 from heteroscale.cli.spec_files import load
 from heteroscale.contracts.errors import Rejected
@@ -28,7 +28,7 @@ A small spec:
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True)
+@click.argument("paths", metavar="SPEC.yaml...", nargs=-1, required=True, shell_complete=completing.files)
 @json_option
 @click.pass_context
 def validate(ctx: click.Context, paths: tuple[str, ...], *, as_json: bool) -> None:
