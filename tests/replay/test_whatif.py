@@ -81,7 +81,9 @@ def test_what_is_simulated_is_the_same_every_time(recorded: Recorded) -> None:
 def test_an_incident_beyond_the_horizon_happens_again() -> None:
     """A switch that was lost on real Kafka and Redis is lost in the simulator: the recorded policy alarms and scales there too."""
     with archive.opened(FOLDER / "switch-lost.tar.zst") as found:
-        answer, steps = asked(Recorded(found), "signals[1].target=9000")
+        recorded = Recorded(found)
+        spec = recorded.specs["chat"][-1][1] or pytest.fail("there is no spec")
+        answer, steps = asked(recorded, f"signals[0].target={(spec.signals[0].target or 0) * 0.6}")
     true, again, instead = answer.recorded, answer.simulated_as_recorded, answer.simulated
     assert again is not None
     assert instead is not None
