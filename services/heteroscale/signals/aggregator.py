@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 from heteroscale.contracts.errors import Rejected
@@ -28,7 +27,6 @@ from heteroscale.signals.wire import BadSample, Batch, WireSample, sample_bytes
 AHEAD_MS_MAX: Final = 3_600_000
 SET_ASIDE_MAX: Final = 200_000  # samples kept undigested before they are entered without waiting for a window
 _LONG_AGO: Final = float("-inf")
-_AT = attrgetter("at_ms")
 
 
 class Refused(NamedTuple):
@@ -164,11 +162,14 @@ class PartitionAggregator:
 
     def _samples(self, offset: int, batch: Batch, payload: bytes) -> Outcome:
         refused = [Refused(offset, *bad) for bad in batch.bad] if batch.bad else []
-        newest_ms = max(map(_AT, batch.samples), default=-1)
+        times = batch.column("at_ms")
+        newest_ms = max(times, default=-1)
         if newest_ms > self._limit_ms:
-            refused += [_ahead(offset, sample) for sample in batch.samples if sample.at_ms > self._limit_ms]
-            batch = batch._replace(samples=[sample for sample in batch.samples if sample.at_ms <= self._limit_ms], alike={})
-            newest_ms = max(map(_AT, batch.samples), default=-1)
+            ahead = [position for position, at_ms in enumerate(times) if at_ms > self._limit_ms]
+            refused += [_ahead(offset, batch.sample(position)) for position in ahead]
+            batch = batch.without(ahead)
+            times = batch.column("at_ms")
+            newest_ms = max(times, default=-1)
         if newest_ms < 0:
             return Outcome([], refused) if refused else NOTHING
         service = self._services.get(batch.service) or self._service(batch.service)
@@ -176,15 +177,14 @@ class PartitionAggregator:
             service.table = ServiceTable()
         watermark_ms = service.watermark_ms(self._clock.now_ms)
         if service.emitted_ms is None:
-            self._begin(service, batch.samples, watermark_ms)
+            self._begin(service, min(times), watermark_ms)
         self._trail.record(newest_ms, offset)
         if service.table.set_aside(batch, Arrival(offset, watermark_ms, payload)) > SET_ASIDE_MAX:
             refused += self._enter(service)
         return Outcome([], refused) if refused else NOTHING
 
-    def _begin(self, service: _Service, samples: list[WireSample], watermark_ms: float) -> None:
+    def _begin(self, service: _Service, oldest_ms: int, watermark_ms: float) -> None:
         """The first sample of a service begins it; an earlier one that is not late begins it earlier."""
-        oldest_ms = min(map(_AT, samples))
         if service.origin_ms is None or (oldest_ms < service.origin_ms and oldest_ms >= watermark_ms):
             service.begin(oldest_ms)
             self._next_due_ms = min(self._next_due_ms, service.due_ms)

@@ -25,6 +25,7 @@ from heteroscale.signals.wire import Edges
 
 USABLE_SHARE: Final = 0.8
 _STEP: Final = float(2**20)  # bucket shares are summed in steps of 2^-20 observations: exact in any order
+_BLOCK_BUCKETS: Final = 16_384  # bucket counts looked at in one go: they stay in the cache
 _DIGITS: Final = 6
 _WHOLE_MAX: Final = 2.0**53  # below this every whole number is a float
 _STATES: Final = tuple(state.value for state in (EngineState.LOADING, EngineState.SERVING, EngineState.DRAINING, EngineState.STOPPING))
@@ -191,14 +192,20 @@ class _Role:
         counts: dict[Edges, list[float]] = {}
         for edges, buckets in self._table.histograms[kind].items():
             rows = self._rows[self._rows < buckets.rows]
-            if not len(rows):
-                continue
-            span = self._view.span
-            rise = rises.rise(buckets, span, rows, rises.bounds(buckets, span, rows), np.full(len(rows), span.start_ms)).amount
-            rise = np.rint(rise[~np.isnan(rise).any(axis=1)] * _STEP)
-            if len(rise):
-                counts[edges] = (rise.sum(axis=0) / _STEP).tolist()
+            step = max(1, _BLOCK_BUCKETS // buckets.width)
+            steps = [self._observed(buckets, rows[begin : begin + step]) for begin in range(0, len(rows), step)]
+            seen = [found for found in steps if found is not None]
+            if seen:
+                counts[edges] = (np.sum(seen, axis=0) / _STEP).tolist()
         return quantiles_ms(counts)
+
+    def _observed(self, buckets: Series, rows: Ints) -> Floats | None:
+        """Observations of `rows` by bucket, in steps; null without any difference."""
+        span = self._view.span
+        rise = rises.rise(buckets, span, rows, rises.bounds(buckets, span, rows), np.full(len(rows), span.start_ms)).amount
+        rise = rise[~np.isnan(rise[:, 0])]  # a histogram has a difference as one, or none
+        found: Floats = np.rint(rise * _STEP).sum(axis=0)
+        return found if len(rise) else None
 
 
 def _first_offset(series: Series, view: _View) -> int | None:

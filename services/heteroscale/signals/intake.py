@@ -5,19 +5,19 @@ Decoded objects are let go here: what waits costs a few bytes a figure. Knows na
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
-from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from heteroscale.contracts.names import GpuTypeName, InstanceName, RoleName
+from heteroscale.signals import wire
 from heteroscale.signals.packing import FLOATS, WHOLE, pack_columns, pack_lists
 from heteroscale.signals.series import Floats, Ints, Mask
-from heteroscale.signals.wire import HISTOGRAM_OF, HISTOGRAMS, Batch, Edges, WireSample
+from heteroscale.signals.wire import Batch, Edges
 
 CHUNK: Final = 512  # samples turned into columns in one go: enough to be cheap, few enough to stay in the cache
+BUCKETS_CHUNK: Final = 48  # the same of histograms, which are larger
 SLACK: Final = 4  # buffers this many times larger than what they hold are given back
 FIGURES: Final = (
     "at_ms", "started_at_ms", "generation_tokens", "prompt_tokens", "cached_prompt_tokens",
@@ -32,10 +32,8 @@ EXTRAS: Final = 7
 _WIDTH: Final = _GAUGES + EXTRAS
 _SHARES: Final = slice(_GAUGES + KV_USAGE, _GAUGES + RUNNING)
 _EXACT: Final = float(2**40)  # gauges are held in steps of 2^-40, so that their sums are exact in any order
-_FIELDS: Final = WireSample.__struct_fields__
-_FIGURES: Final = tuple(map(_FIELDS.index, FIGURES))
-_IDENTITY: Final = tuple(map(_FIELDS.index, ("instance", "role", "gpu_type", "gpus", "state")))
-_Groups: TypeAlias = dict[tuple[str, Edges], tuple[list[int], list[list[float]]]]  # positions and counts by kind and layout
+_FIGURES: Final = tuple(map(wire.PLACE_OF.__getitem__, FIGURES))
+_IDENTITY: Final = tuple(map(wire.PLACE_OF.__getitem__, ("instance", "role", "gpu_type", "gpus", "state")))
 Identity: TypeAlias = tuple[InstanceName, RoleName, GpuTypeName | None, int | None, str]  # a name and a face
 
 
@@ -155,7 +153,7 @@ class Intake:
     def __init__(self, directory: Directory) -> None:
         self.count = 0
         self._directory = directory
-        self._warm: list[tuple[Batch, Arrival]] = []
+        self._fields: list[Any] = []  # of the samples that are not columns yet, as in a Batch
         self._arrivals: list[Arrival] = []
         self._lengths: list[int] = []  # samples of each arrival
         self._filled = 0  # of the buffers
@@ -170,8 +168,15 @@ class Intake:
 
     def add(self, batch: Batch, arrival: Arrival) -> None:
         """Take a record's samples."""
-        self.count += len(batch.samples)
-        self._warm.append((batch, arrival))
+        self._fields += batch.fields
+        self._arrivals.append(arrival)
+        self._lengths.append(batch.size)
+        for kind, edges, of, counts in batch.buckets:
+            buffer = self._buckets.get((kind, edges))
+            if buffer is None:
+                buffer = self._buckets[kind, edges] = _BucketBuffer(len(edges) + 1)
+            buffer.add([self.count + position for position in of], counts)
+        self.count += batch.size
         if self.count - self._filled >= CHUNK:
             self._to_columns()
 
@@ -199,29 +204,16 @@ class Intake:
         return Columns(rows, figures, late, arrival, arrivals, buckets)
 
     def _to_columns(self) -> None:
-        if not self._warm:
+        if not self._fields:
             return
-        warm, self._warm = self._warm, []
-        batches = [batch.samples for batch, _ in warm]
-        samples = batches[0] if len(batches) == 1 else list(chain.from_iterable(batches))
+        fields, self._fields = self._fields, []
         first, self._filled = self._filled, self.count
         self._reserve(self.count)
         figures = self._figures[:, first : self.count]
-        flat = list(chain.from_iterable(map(astuple, samples)))
-        columns = [flat[field :: len(_FIELDS)] for field in _FIGURES]
+        columns = [fields[place :: wire.WIDTH] for place in _FIGURES]
         pack_columns(columns[: COUNTERS.start], figures[: COUNTERS.start], WHOLE)
         pack_columns(columns[COUNTERS.start :], figures[COUNTERS.start : len(columns)], FLOATS)
-        self._seats[first : self.count] = self._directory.seats(*(flat[field :: len(_FIELDS)] for field in _IDENTITY))
-        self._lengths += map(len, batches)
-        self._arrivals += [arrival for _, arrival in warm]
-        groups: _Groups = {}
-        for batch, _ in warm:
-            if batch.layouts:
-                _sort_out(batch, first, groups)
-            first += len(batch.samples)
-        for (kind, edges), (of, counts) in groups.items():
-            buffer = self._buckets.setdefault((kind, edges), _BucketBuffer(len(edges) + 1))
-            buffer.add(of, counts)
+        self._seats[first : self.count] = self._directory.seats(*(fields[place :: wire.WIDTH] for place in _IDENTITY))
 
     def _reserve(self, count: int) -> None:
         room = self._figures.shape[1]
@@ -234,49 +226,50 @@ class _BucketBuffer:
     """Histograms of one kind and layout, as they come."""
 
     def __init__(self, width: int) -> None:
-        self.count = 0
+        self._filled = 0  # of the buffers
         self._of = np.empty(16, dtype=np.int64)
         self._counts = np.empty((16, width))
+        self._waiting_of: list[int] = []
+        self._waiting: list[list[float]] = []
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._filled + len(self._waiting)
 
     @property
     def bytes_held(self) -> int:
-        """Memory of the buffer."""
+        """Memory of the buffers."""
         return self._of.nbytes + self._counts.nbytes
 
     def add(self, of: list[int], counts: list[list[float]]) -> None:
         """Counts of the samples at these positions."""
-        first, self.count = self.count, self.count + len(of)
-        if self.count > len(self._of):
-            room = max(self.count, 2 * len(self._of))
-            self._of, counts_before = _grown(self._of, room), self._counts
-            self._counts = np.empty((room, counts_before.shape[1]))
-            self._counts[:first] = counts_before[:first]
-        self._of[first : self.count] = of
-        pack_lists(counts, self._counts[first : self.count])
+        self._waiting_of += of
+        self._waiting += counts
+        if len(self._waiting) >= BUCKETS_CHUNK:
+            self._to_columns()
 
     def take(self) -> tuple[Ints, Floats]:
         """Positions and counts; the buffer is empty then."""
-        of, counts = self._of[: self.count], self._counts[: self.count]
-        if len(self._of) > SLACK * max(self.count, CHUNK):
-            self._of, self._counts = _emptied(self._of, 2 * self.count), np.empty((2 * self.count, counts.shape[1]))
-        self.count = 0
+        self._to_columns()
+        of, counts = self._of[: self._filled], self._counts[: self._filled]
+        if len(self._of) > SLACK * max(self._filled, CHUNK):
+            self._of, self._counts = _emptied(self._of, 2 * self._filled), np.empty((2 * self._filled, counts.shape[1]))
+        self._filled = 0
         return of, counts
 
-
-def _sort_out(batch: Batch, first: int, groups: _Groups) -> None:
-    """Add the histograms of one record to `groups`; `first` is the position of its first sample."""
-    for kind in HISTOGRAMS:
-        alike = batch.alike.get(kind)
-        if alike is not None:
-            of, counts = groups.setdefault((kind, alike.edges), ([], []))
-            of.extend(range(first, first + len(batch.samples)))
-            counts.extend(alike.counts)
-            continue
-        for position, histogram in enumerate(map(HISTOGRAM_OF[kind], batch.samples), start=first):
-            if histogram is not None:
-                of, counts = groups.setdefault((kind, batch.layouts[histogram.layout]), ([], []))
-                of.append(position)
-                counts.append(histogram.counts)
+    def _to_columns(self) -> None:
+        if not self._waiting:
+            return
+        first, self._filled = self._filled, self.count
+        if self._filled > len(self._of):
+            room = max(self._filled, 2 * len(self._of))
+            self._of, counts_before = _grown(self._of, room), self._counts
+            self._counts = np.empty((room, counts_before.shape[1]))
+            self._counts[:first] = counts_before[:first]
+        self._of[first : self._filled] = self._waiting_of
+        pack_lists(self._waiting, self._counts[first : self._filled])
+        self._waiting_of, self._waiting = [], []
 
 
 def _emptied(array: NDArray[Any], room: int) -> NDArray[Any]:

@@ -8,6 +8,7 @@ are milliseconds, held as floats (exact).
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from functools import reduce
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -94,10 +95,10 @@ class Series:
         """Memory of all of it."""
         return self.count.nbytes + sum(array.nbytes for array in self._arrays)
 
-    def last_at(self, rows: Ints | slice) -> Floats:
+    def last_at(self, rows: Ints) -> Floats:
         """When each of `rows` was last read; -inf if never."""
-        count, every = self.count[rows], np.arange(self.rows)[rows]
-        return np.where(count > 0, self.at[np.maximum(count - 1, 0), every], -NEVER)
+        count = self.count[rows]
+        return np.where(count > 0, self.at[np.maximum(count - 1, 0), rows], -NEVER)
 
     def reserve(self, rows: int, slots: int = 0) -> None:
         """Make room, by half again at least, so that growing stays cheap."""
@@ -142,33 +143,30 @@ class Series:
         first[:1] = True
         np.not_equal(rows[1:], rows[:-1], out=first[1:])
         begins = np.flatnonzero(first)
-        count = self.count[rows]
-        slots = count + np.arange(len(rows)) - np.repeat(begins, np.diff(np.append(begins, len(rows))))
         begun = rows[begins]
-        last = np.maximum(self.count[begun] - 1, 0)
+        count = self.count[begun]
+        slots = np.arange(len(rows)) + np.repeat(count - begins, np.diff(begins, append=len(rows)))
+        last = np.maximum(count - 1, 0)
         at_before, started_before, before = _shifted(at), _shifted(started), _shifted(values)
-        at_before[begins] = np.where(count[begins] > 0, self.at[last, begun], -NEVER)
+        at_before[begins] = np.where(count > 0, self.at[last, begun], -NEVER)
         started_before[begins] = self.started[last, begun]
         before[begins] = self.values[last, begun]
         other = other_process(started_before, started)
         special = any_column(values < before) | other
-        if np.isnan(values).any() or np.isnan(before).any():
+        if not self.as_one and (np.isnan(values).any() or np.isnan(before).any()):
             special |= any_column(np.isnan(before) != np.isnan(values))
         special &= slots > 0
         return Readings(rows, slots, at, started, values, before, at - at_before, other, special)
 
-    def append(self, readings: Readings, extras: Floats | None = None) -> None:
-        """Add readings, as `follow` found them. `reserve` comes first. `extras`: [extras, n]."""
+    def append(self, readings: Readings, extras: Iterable[Floats] = ()) -> None:
+        """Add readings, as `follow` found them. `reserve` comes first. `extras`: an array of n for each."""
         rows, slots = readings.rows, readings.slots
         place = slots * self.rows + rows
-        for array, figures in zip(
-            (self.at, self.started, self.special, *self.extras),
-            (readings.at, readings.started, readings.special, *(() if extras is None else extras)),
-            strict=True,
-        ):
-            array.reshape(-1)[place] = figures
+        figures = (readings.at, readings.started, readings.special, *extras)
+        for array, added in zip((self.at, self.started, self.special, *self.extras), figures, strict=True):
+            array.reshape(-1)[place] = added
         self.values.reshape(-1, self.width)[place] = readings.values
-        self.count += np.bincount(rows, minlength=self.rows)
+        self.count[rows] = slots + 1  # a row's last reading counts
         self.gap_ms_max = max(self.gap_ms_max, float(readings.gap_ms[slots > 0].max(initial=0.0)))
 
     def insert(self, row: int, at: float, started: float, values: Floats, extras: Floats | None = None) -> None:
@@ -196,7 +194,7 @@ class Series:
 
     def _resize(self, slots: int, rows: int) -> None:
         """Arrays of another shape, or of the same, with what is seen at their beginning."""
-        used = min(self.slots, slots)
+        used = self.deepest
         arrays: list[NDArray[Any]] = []
         for number, array in enumerate(self._arrays):
             if array.shape[:2] == (slots, rows):

@@ -6,19 +6,22 @@ absurd refused. What the table holds after that depends on which samples came be
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from heteroscale.signals import wire
-from heteroscale.signals.intake import AT, COUNTERS, EXTRAS, STARTED, Arrival, Columns, Directory, Face, Intake
+from heteroscale.signals.intake import AT, COUNTERS, EXTRAS, STARTED, Arrival, BucketColumns, Columns, Directory, Face, Intake
 from heteroscale.signals.series import Floats, Ints, Mask, Readings, Series, any_column
 from heteroscale.signals.wire import HISTOGRAMS, BadSample, Batch, Edges, sample_bytes
 
 TOKENS_PER_MS_MAX: Final = 1e4  # 10^7 tokens/s an instance: no engine does that
 SAMPLES_PER_INSTANCE_MAX: Final = 1_024  # bounds the memory of one instance, whatever it sends
 _EXTRAS: Final = slice(COUNTERS.stop, COUNTERS.stop + EXTRAS)
+_BLOCK: Final = 2_048  # samples entered in one go; larger arrays than these make the allocator ask the system for pages again and again
+_BLOCK_BUCKETS: Final = 16_384  # bucket counts entered in one go
 
 
 class RefusedSample(NamedTuple):
@@ -73,67 +76,66 @@ class ServiceTable:
     def enter(self, start_ms: float, forget_ms: float) -> list[RefusedSample]:
         """Bring in what was set aside. `start_ms`: the earliest start of a window still open."""
         arrived = self._intake.take()
-        if arrived is None:
-            self._forget_instances(start_ms - forget_ms)
-            return []
-        self.series.reserve(self.rows_used)
-        at = arrived.figures[AT]
-        self.last_at_ms = max(self.last_at_ms, float(at.max()))
-        order = _without_twins(arrived, _by_row_and_time(arrived.rows, at))
-        self._late += int(arrived.late[order].sum())
-        rows = arrived.rows[order]
-        orderly = at[order] > self.series.last_at(slice(None))[rows]
-        flooding = self._flooding_rows(rows[orderly], start_ms)
-        if len(flooding):
-            orderly &= ~np.isin(rows, flooding)
-        orderly &= ~self._append(arrived, order, orderly, start_ms)
-        refused = [] if orderly.all() else [found for i in order[~orderly].tolist() if (found := self._insert(arrived, i)) is not None]
+        refused: list[RefusedSample] = []
+        if arrived is not None:
+            self.last_at_ms = max(self.last_at_ms, float(arrived.figures[AT].max()))
+            order = _without_twins(arrived, _by_row_and_time(arrived.rows, arrived.figures[AT]))
+            rows = arrived.rows[order]
+            flooding = self._make_room(arrived, rows, start_ms)
+            places = [_places(found, len(arrived.rows)) for found in arrived.buckets]
+            for begin, end in _blocks(rows):
+                refused += self._enter_block(arrived, order[begin:end], flooding, places)
         self._forget_instances(start_ms - forget_ms)
         return refused
 
-    def _append(self, arrived: Columns, order: Ints, orderly: Mask, start_ms: float) -> Mask:
-        """Enter samples that are newer than all of their row; `order` sorts all by row and time, `orderly` chooses among them.
+    def _make_room(self, arrived: Columns, rows: Ints, start_ms: float) -> Mask | None:
+        """Room for what arrived (`rows`, twins left out); which rows would hold more samples than an instance may, if any would."""
+        series = self.series
+        series.reserve(self.rows_used)
+        flooding: Mask | None = None
+        if _fullest(series, rows) > SAMPLES_PER_INSTANCE_MAX:
+            series.drop_before(start_ms)
+            flooding = _after(series, rows) > SAMPLES_PER_INSTANCE_MAX
+            rows = rows[~flooding[rows]]
+        _make_room(series, rows, start_ms)
+        for found in arrived.buckets:
+            _make_room(self._buckets(found.kind, found.edges), arrived.rows[found.of], start_ms)
+        return flooding
 
-        Which of `order` are of a row where a counter rises faster than any engine can: those are not entered, but judged one by one.
+    def _enter_block(self, arrived: Columns, order: Ints, flooding: Mask | None, places: list[Ints]) -> list[RefusedSample]:
+        """Enter all samples of some rows, which `order` sorts by row and time.
+
+        Those newer than all of their row are appended. The others, and those of rows where a counter rises faster than any engine
+        can, are judged one by one.
         """
+        rows = arrived.rows[order]
+        self._late += int(np.count_nonzero(arrived.late[order]))
+        orderly = arrived.figures[AT][order] > self.series.last_at(rows)
+        if flooding is not None:
+            orderly &= ~flooding[rows]
         chosen = order if orderly.all() else order[orderly]
-        suspect = np.zeros(len(order), dtype=np.bool_)
-        if not len(chosen):
-            return suspect
-        _make_room(self.series, arrived.rows[chosen], start_ms)
-        figures = arrived.figures[:, chosen]
-        readings = _follow(self.series, arrived.rows[chosen], figures)
+        readings = _follow(self.series, arrived, chosen)
         absurd = _too_fast(readings)
         if absurd.any():
-            suspect = np.isin(arrived.rows[order], readings.rows[absurd])
-            chosen = order[orderly & ~suspect]
-            figures = arrived.figures[:, chosen]
-            readings = _follow(self.series, arrived.rows[chosen], figures)
-        self.series.append(readings, figures[_EXTRAS])
-        if arrived.buckets:
-            self._append_buckets(arrived, chosen, readings, start_ms)
-        return suspect
+            orderly &= ~np.isin(rows, readings.rows[absurd])
+            chosen = order[orderly]
+            readings = _follow(self.series, arrived, chosen)
+        self.series.append(readings, (figures[chosen] for figures in arrived.figures[_EXTRAS]))
+        for found, place in zip(arrived.buckets, places, strict=True):
+            self._append_buckets(found, place[chosen], readings)
+        if len(chosen) == len(order):
+            return []
+        return [refused for i in order[~orderly].tolist() if (refused := self._insert(arrived, i)) is not None]
 
-    def _append_buckets(self, arrived: Columns, chosen: Ints, readings: Readings, start_ms: float) -> None:
-        """Enter the histograms of the samples that were just entered."""
-        rank = np.full(len(arrived.rows), -1)
-        rank[chosen] = np.arange(len(chosen))
-        for kind, edges, of, counts in arrived.buckets:
-            place = rank[of]
-            sorted_of = np.argsort(place)[np.count_nonzero(place < 0) :]
-            if not len(sorted_of):
-                continue
-            buckets, where = self._buckets(kind, edges), place[sorted_of]
-            rows = readings.rows[where]
-            _make_room(buckets, rows, start_ms)
-            buckets.append(buckets.follow(rows, readings.at[where], readings.started[where], counts[sorted_of]))
-
-    def _flooding_rows(self, rows: Ints, start_ms: float) -> Ints:
-        """Rows that would hold more samples than any one instance may."""
-        if not len(rows) or _fullest(self.series, rows) <= SAMPLES_PER_INSTANCE_MAX:
-            return np.empty(0, dtype=np.int64)
-        self.series.drop_before(start_ms)
-        return np.flatnonzero(_after(self.series, rows) > SAMPLES_PER_INSTANCE_MAX)
+    def _append_buckets(self, found: BucketColumns, place: Ints, readings: Readings) -> None:
+        """Enter the histograms of readings that were just appended; `place`: where each one's counts are, -1 if it carries none."""
+        buckets = self._buckets(found.kind, found.edges)
+        carried = np.flatnonzero(place >= 0)
+        step = max(1, _BLOCK_BUCKETS // buckets.width)
+        for begin in range(0, len(carried), step):
+            of = carried[begin : begin + step]
+            rows, counts = readings.rows[of], found.counts[place[of]]
+            buckets.append(buckets.follow(rows, readings.at[of], readings.started[of], counts))
 
     def _insert(self, arrived: Columns, i: int) -> RefusedSample | None:
         """Enter sample `i` in its place in time, judged by the one before it."""
@@ -160,7 +162,7 @@ class ServiceTable:
         arrival = arrived.arrivals[int(arrived.arrival[i])]
         name = self._directory.name(int(arrived.rows[i]))
         batch = wire.read(arrival.payload)
-        samples = batch.samples if isinstance(batch, Batch) else []
+        samples = [batch.sample(position) for position in range(batch.size)] if isinstance(batch, Batch) else []
         found = [each for each in samples if each.instance == name and each.at_ms == int(arrived.figures[AT, i])]
         return RefusedSample(arrival.offset, BadSample(code, message, sample_bytes(found[0]) if found else arrival.payload))
 
@@ -174,7 +176,7 @@ class ServiceTable:
 
     def _forget_instances(self, before_ms: float) -> None:
         """Free the rows of instances last heard before `before_ms`, which no open window can need."""
-        gone = np.flatnonzero((self.series.count > 0) & (self.series.last_at(slice(None)) < before_ms))
+        gone = np.flatnonzero((self.series.count > 0) & (self.series.last_at(np.arange(self.series.rows)) < before_ms))
         if not len(gone):
             return
         self.series.clear(gone)
@@ -197,8 +199,27 @@ def _without_twins(arrived: Columns, order: Ints) -> Ints:
     return order[np.append(True, ~twin)] if twin.any() else order
 
 
-def _follow(series: Series, rows: Ints, figures: Floats) -> Readings:
-    return series.follow(rows, figures[AT], figures[STARTED], np.ascontiguousarray(figures[COUNTERS].T))
+def _places(found: BucketColumns, count: int) -> Ints:
+    """Where the histogram of each of `count` samples is; -1 for those without."""
+    places = np.full(count, -1)
+    places[found.of] = np.arange(len(found.of))
+    return places
+
+
+def _blocks(rows: Ints) -> Iterator[tuple[int, int]]:
+    """Stretches of sorted rows, each with all of its rows' entries and few enough that what is worked out of them stays in the cache."""
+    begin = 0
+    while begin < len(rows):
+        end = min(begin + _BLOCK, len(rows))
+        if end < len(rows):
+            end = int(np.searchsorted(rows, rows[end - 1], side="right"))
+        yield begin, end
+        begin = end
+
+
+def _follow(series: Series, arrived: Columns, chosen: Ints) -> Readings:
+    at, started, *counters = (figures[chosen] for figures in arrived.figures[: COUNTERS.stop])
+    return series.follow(arrived.rows[chosen], at, started, np.stack(counters, axis=1))
 
 
 def _too_fast(readings: Readings) -> Mask:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec.structs import astuple
 
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.telemetry import Tick
@@ -24,8 +25,6 @@ Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 WholeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # larger ones a float could not hold
 Edges: TypeAlias = tuple[float, ...]
 HISTOGRAMS: Final = ("ttft", "tbt")
-HISTOGRAM_OF: Final = {kind: attrgetter(kind) for kind in HISTOGRAMS}
-_TTFT, _TBT = HISTOGRAM_OF.values()
 _LAYOUT = attrgetter("layout")
 _COUNTS = attrgetter("counts")
 
@@ -66,6 +65,11 @@ class WireSample(msgspec.Struct, gc=False, kw_only=True):
     tbt: WireHistogram | None = None
 
 
+FIELDS: Final = WireSample.__struct_fields__
+WIDTH: Final = len(FIELDS)
+PLACE_OF: Final = {name: place for place, name in enumerate(FIELDS)}
+
+
 class WireSamples(msgspec.Struct, tag_field="kind", tag="samples"):
     """contracts.telemetry.Samples."""
 
@@ -91,24 +95,49 @@ class BadSample(NamedTuple):
     payload: bytes
 
 
-class Alike(NamedTuple):
-    """A histogram that all samples of a record carry in one and the same layout."""
+class Buckets(NamedTuple):
+    """The histograms of one kind and layout in a record."""
 
+    kind: str
     edges: Edges
-    counts: list[list[float]]  # a sample each
+    of: Sequence[int]  # positions among the samples
+    counts: list[list[float]]  # one more than edges, each
 
 
 class Batch(NamedTuple):
-    """The usable samples of one record, its bucket layouts, and what was refused.
+    """The usable samples of one record, and what was refused of it.
 
-    `alike` has the histograms (`ttft`, `tbt`) that need not be looked at sample by sample.
+    The samples are taken apart: numbers are turned into columns from here on, and objects that are let go at once cost the least.
     """
 
     service: str
-    samples: list[WireSample]
-    layouts: Mapping[str, Edges]
+    fields: list[Any]  # sample after sample, WIDTH each, in the order of FIELDS
+    buckets: list[Buckets]
     bad: list[BadSample]
-    alike: Mapping[str, Alike] = {}
+
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return len(self.fields) // WIDTH
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all samples."""
+        return self.fields[PLACE_OF[name] :: WIDTH]
+
+    def sample(self, position: int) -> WireSample:
+        """One sample, whole again."""
+        return WireSample(**dict(zip(FIELDS, self.fields[position * WIDTH : (position + 1) * WIDTH], strict=True)))
+
+    def without(self, positions: Collection[int]) -> Batch:
+        """The samples but for some."""
+        kept = [position for position in range(self.size) if position not in positions]
+        moved = {position: at for at, position in enumerate(kept)}
+        fields = [field for position in kept for field in self.fields[position * WIDTH : (position + 1) * WIDTH]]
+        buckets: list[Buckets] = []
+        for kind, edges, of, counts in self.buckets:
+            stay = [at for at, position in enumerate(of) if position in moved]
+            buckets.append(Buckets(kind, edges, [moved[of[at]] for at in stay], [counts[at] for at in stay]))
+        return self._replace(fields=fields, buckets=buckets)
 
 
 _record = msgspec.json.Decoder(WireSamples | Tick)
@@ -126,48 +155,58 @@ def read(payload: bytes) -> Batch | Tick:
         if record.at_ms < 0:
             raise Rejected("invalid", "a tick before the epoch")
         return record
-    if not record.layouts:
-        return _without_layouts(record)
     layouts = {name: edges for name, stated in record.layouts.items() if (edges := _edges(tuple(stated)))}
-    alike = {kind: found for kind in HISTOGRAMS if (found := _alike(kind, record.samples, layouts)) is not None}
-    if len(alike) == len(HISTOGRAMS):
-        return Batch(record.service, record.samples, layouts, [], alike)
-    samples: list[WireSample] = []
-    bad: list[BadSample] = []
-    for sample in record.samples:
-        fault = _histogram_fault(sample, layouts)
-        if fault is None:
-            samples.append(sample)
-        else:
-            bad.append(fault)
-    return Batch(record.service, samples, layouts, bad, {} if bad else alike)
+    return _batch(record.service, record.samples, layouts, [])
 
 
-def _alike(kind: str, samples: list[WireSample], layouts: Mapping[str, Edges]) -> Alike | None:
-    """The histograms, if every sample carries this one, soundly, in one layout. At C speed: this is nearly every record."""
-    histograms = list(map(HISTOGRAM_OF[kind], samples))
-    if not histograms or None in histograms:
-        return None
-    names = list(map(_LAYOUT, histograms))
-    edges = layouts.get(names[0])
-    if edges is None or names.count(names[0]) < len(names):
-        return None
-    counts = list(map(_COUNTS, histograms))
-    return Alike(edges, counts) if set(map(len, counts)) == {len(edges) + 1} else None
+def _batch(service: str, samples: list[WireSample], layouts: Mapping[str, Edges], bad: list[BadSample]) -> Batch:
+    """Samples taken apart; those whose histograms cannot be read join the bad."""
+    fields: list[Any] = []
+    for sample in samples:
+        fields += astuple(sample)
+    buckets: list[Buckets] = []
+    for kind in HISTOGRAMS:
+        histograms = fields[PLACE_OF[kind] :: WIDTH]
+        if not any(histograms):
+            continue
+        found = _buckets(kind, histograms, layouts)
+        if found is None:
+            faults = [_histogram_fault(sample, layouts) for sample in samples]
+            sound = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
+            return _batch(service, sound, layouts, [*bad, *(fault for fault in faults if fault is not None)])
+        buckets += found
+    return Batch(service, fields, buckets, bad)
+
+
+def _buckets(kind: str, histograms: list[WireHistogram | None], layouts: Mapping[str, Edges]) -> list[Buckets] | None:
+    """The histograms of one kind by layout; null if one of them cannot be read."""
+    if all(histograms):
+        names = list(map(_LAYOUT, histograms))
+        if names.count(names[0]) == len(names):  # nearly every record
+            alike = _alike(kind, range(len(names)), names[0], list(map(_COUNTS, histograms)), layouts)
+            return None if alike is None else [alike]
+    of_layout: dict[str, list[int]] = {}
+    for position, histogram in enumerate(histograms):
+        if histogram is not None:
+            of_layout.setdefault(histogram.layout, []).append(position)
+    found: list[Buckets] = []
+    for name, of in of_layout.items():
+        group = _alike(kind, of, name, [_COUNTS(histograms[position]) for position in of], layouts)
+        if group is None:
+            return None
+        found.append(group)
+    return found
+
+
+def _alike(kind: str, of: Sequence[int], layout: str, counts: list[list[float]], layouts: Mapping[str, Edges]) -> Buckets | None:
+    """Histograms of one layout; null if it is not stated, or one of them has another number of buckets."""
+    edges = layouts.get(layout)
+    return None if edges is None or set(map(len, counts)) != {len(edges) + 1} else Buckets(kind, edges, of, counts)
 
 
 def sample_bytes(sample: WireSample) -> bytes:
     """A decoded sample as JSON again, for the dead-letter topic."""
     return msgspec.json.encode(sample)
-
-
-def _without_layouts(record: WireSamples) -> Batch:
-    """The fast way: no layouts, so no sample may carry a histogram."""
-    if not any(map(_TTFT, record.samples)) and not any(map(_TBT, record.samples)):
-        return Batch(record.service, record.samples, {}, [])
-    faults = [_histogram_fault(sample, {}) for sample in record.samples]
-    samples = [sample for sample, fault in zip(record.samples, faults, strict=True) if fault is None]
-    return Batch(record.service, samples, {}, [fault for fault in faults if fault is not None])
 
 
 def _histogram_fault(sample: WireSample, layouts: Mapping[str, Edges]) -> BadSample | None:
@@ -193,21 +232,14 @@ def _edges(stated: Edges) -> Edges | None:
 def _salvage(payload: bytes, error: Exception) -> Batch:
     """Take a record apart that failed the one-pass decode."""
     raws = _raw_samples(payload, error)
-    edges = _usable_layouts(raws.layouts)
     samples: list[WireSample] = []
     bad: list[BadSample] = []
     for raw in raws.samples:
         try:
-            sample = _read_sample(bytes(raw))
-        except (msgspec.DecodeError, ValueError, RecursionError) as fault:
+            samples.append(_sample.decode(raw))  # what is no JSON number (NaN, Infinity) fails here, and only here
+        except (msgspec.DecodeError, ValueError) as fault:
             bad.append(BadSample("invalid_sample", str(fault), bytes(raw)))
-            continue
-        misfit = _histogram_fault(sample, edges)
-        if misfit is None:
-            samples.append(sample)
-        else:
-            bad.append(misfit)
-    return Batch(raws.service, samples, edges, bad)
+    return _batch(raws.service, samples, _usable_layouts(raws.layouts), bad)
 
 
 def _raw_samples(payload: bytes, error: Exception) -> _Envelope:
@@ -236,11 +268,6 @@ def _raw_samples_of_loose_json(payload: bytes, error: Exception) -> _Envelope:
             return _Envelope(kind=kind, service=service, samples=raws, layouts=document.get("layouts"))
         case _:
             raise Rejected("invalid", str(error)) from error
-
-
-def _read_sample(raw: bytes) -> WireSample:
-    """One sample on its own. A value that is no JSON number (NaN, Infinity) fails here, and only here."""
-    return _sample.decode(raw)
 
 
 def _usable_layouts(layouts: object) -> dict[str, Edges]:
