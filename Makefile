@@ -27,10 +27,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## a real day through the whole loop (ARGS="--help" lists its options)
 	@$(BIN)/heteroscale demo $(ARGS)
 
-test: install ## all of what CI runs: the quick checks, then every test but chaos and bench
+test: ## all of what CI runs: the quick checks, then every test but chaos and bench
 	@$(if $(ARGS),,infra/kubernetes/apiserver/beside.sh) $(MAKE) --no-print-directory checked-tests
 
-checked-tests:
+checked-tests: install
 	@checks=0; $(MAKE) --no-print-directory check || { checks=1; echo "checks failed: see above"; }; \
 	$(BIN)/python -m pytest -m "not chaos and not bench" $(ARGS) && exit $$checks
 
