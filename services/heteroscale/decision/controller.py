@@ -27,7 +27,7 @@ from heteroscale.decision.law.setting import LIVE, Setting
 from heteroscale.decision.law.tracks import tracks_of
 from heteroscale.decision.law.verdict import Verdict
 
-POLICY_VERSION = 1
+POLICY_VERSION = 2
 
 
 class Tombstone(msgspec.Struct, frozen=True):

@@ -681,7 +681,7 @@ def test_decision_id_is_the_hash_that_the_contract_states() -> None:
     """First 16 hex digits of sha256 of `service|end_ms|spec_revision|policy_version`."""
     run = Run(lawbook.spec())
     decision = run.window(decode=4, load=4.0)
-    assert decision_id("chat", decision.at_ms, 1, 1) == decision.id
+    assert decision_id("chat", decision.at_ms, 1, decision.policy_version) == decision.id
 
 
 def test_affirmed_every_window_until_converged_and_once_a_minute_after() -> None:
