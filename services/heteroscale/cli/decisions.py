@@ -150,7 +150,7 @@ async def _why(service: str, *, as_json: bool) -> None:
         if service not in specs:
             raise Rejected("unknown_service", f"has no spec; there are {', '.join(sorted(specs)) or 'none'}", service)
         record = await view.newest(DecisionState, Topic.DECISION_STATE, service)
-    text = f"{service}: nothing was decided yet" if record is None else reasons.explain(specs[service], record)
+    text = reasons.undecided(specs[service]) if record is None else reasons.explain(specs[service], record)
     if as_json:
         output.emit(
             {"service": service, "decision": None if record is None or record.decision is None else record.decision.id, "why": text}

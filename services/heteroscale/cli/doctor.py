@@ -6,7 +6,7 @@ import asyncio
 import enum
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from heteroscale.cli import output
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import Connection, connection_of, connection_options, json_option
 from heteroscale.contracts.errors import HeteroscaleError, Rejected
+from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import Duration
@@ -156,6 +157,7 @@ async def _flow(view: LogView) -> list[Finding]:
         findings.append(Finding("ticks", Verdict.OK if age_ms < STALE_MS else Verdict.NOTE, text, None if age_ms < STALE_MS else cure_old))
     findings.append(Finding("specs", Verdict.OK, f"{len(specs)} services") if specs else
                     Finding("specs", Verdict.NOTE, "none", "heteroscale apply SPEC.yaml"))  # fmt: skip
+    findings.extend(await _engines(view, specs))
     at = (await view.partitions(Topic.DEAD_LETTERS))[0]
     begin, end = (await view.log.begin_offsets([at]))[at], (await view.log.end_offsets([at]))[at]
     if end > begin:
@@ -163,6 +165,23 @@ async def _flow(view: LogView) -> list[Finding]:
     else:
         findings.append(Finding("dead letters", Verdict.OK, "none"))
     return findings
+
+
+async def _engines(view: LogView, specs: Iterable[str]) -> list[Finding]:
+    """Whether the newest window of each service with a spec has any instance in it."""
+    newest = {service: await view.newest(SignalWindow, Topic.SIGNALS, service) for service in specs}
+    mute = [service for service, window in newest.items() if window is None or not any(map(_seen, window.roles.values()))]
+    if not newest:
+        return []
+    if not mute:
+        return [Finding("engines", Verdict.OK, "each service with a spec has telemetry")]
+    cure = f"heteroscale telemetry tail shows who publishes; engines say `service: {mute[0]}` in each record"
+    return [Finding("engines", Verdict.NOTE, f"no window has telemetry of {', '.join(mute)}", cure)]
+
+
+def _seen(signal: RoleSignal) -> bool:
+    """Whether any instance of a role was heard of."""
+    return any(msgspec.structs.astuple(signal.instances))
 
 
 async def _redis(connection: Connection) -> list[Finding]:

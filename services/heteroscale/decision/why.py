@@ -33,11 +33,17 @@ class Case(msgspec.Struct, frozen=True):
         return self.decision.after[self.track.lead].replicas
 
 
+def undecided(spec: ServiceSpec) -> str:
+    """What is said of a service before its first decision."""
+    first = f"the first window closes {spec.window.size} after its telemetry begins"
+    return f"{spec.service}: nothing was decided yet; {first} (heteroscale doctor says whether it has)"
+
+
 def explain(spec: ServiceSpec, record: DecisionState) -> str:
     """One sentence on the last decision, one on what comes next. Nothing decided yet is said so."""
     decision = record.decision
     if decision is None:
-        return f"{record.service}: nothing was decided yet"
+        return undecided(spec)
     track = _speaker(spec, decision)
     case = Case(spec, decision, record.law, track, record.law.tracks.get(track.lead, TrackState()))
     sentences = [f"{record.service} {_what(decision)}: {REASONS[decision.reason].meaning}{_detail(decision)}.", f"Next: {_next(case)}."]

@@ -20,7 +20,7 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import Mode
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from support import builders
+from support import builders, lawbook
 from support.builders import AT_MS, entry
 from support.command_line import PREFIX, CommandLine
 
@@ -233,6 +233,17 @@ def test_doctor_names_cures(line: CommandLine) -> None:
     assert "fail  redis: redis://127.0.0.1:1/0 does not answer" in result.stdout
     assert "dead letters: 1" in result.stdout
     assert "laid out as they should be" in result.stdout
+
+
+def test_doctor_says_whose_engines_are_not_heard() -> None:
+    """A spec alone is no loop: its service is named until a window has an instance of it."""
+    line = CommandLine()
+    line.put([Entry("t.specs.v1", b"chat", codec.encode(lawbook.spec()), AT_MS)])
+    assert "note  engines: no window has telemetry of chat" in line("doctor").stdout
+    assert "the first window closes 1m after its telemetry begins" in line("why", "chat").stdout
+    window = codec.encode(lawbook.window(0, decode=4, load=4.0))
+    line.put([Entry("t.signals.v1", b"chat", window, AT_MS)])
+    assert "ok    engines: each service with a spec has telemetry" in line("doctor").stdout
 
 
 def test_nearer_options_win() -> None:
