@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from heteroscale.cli.main import cli
 from heteroscale.contracts.errors import Rejected
 from heteroscale.simulator import engines, profiles
+from heteroscale.simulator.outcome import calibration
 
 
 def measured(path: str) -> list[dict[str, str]]:
@@ -79,3 +84,29 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
     """The message lists what there is."""
     with pytest.raises(Rejected, match="h200_llama8b"):
         profiles.load("h9000")
+
+
+def test_the_calibration_is_within_the_stated_errors() -> None:
+    """What docs/simulator.md states: exact at prefill's points and at plateaus, 2.1 % for latency, 3.5 % of requests in time."""
+    errors = {curve.name: curve.error_max for curve in calibration.curves()}
+    assert errors["H200 prefill, idle TTFT"] < 0.001
+    assert 0 == errors["H200 decode, plateau"]
+    assert max(errors["H200 decode, inter-token latency"], errors["H20 decode, inter-token latency"]) < 0.021
+    assert errors["prefill, requests within 1.5 s, 4 engines"] < 0.035
+    assert errors["H200 prefill, throughput from its neighbours"] < 0.4
+
+
+def test_a_curve_that_is_off_is_seen_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With engines a tenth too fast, the calibration says so."""
+    plain = profiles.load("h200_llama8b")
+    fast = {"H200": replace(plain.prefill["H200"], tokens_per_s=plain.prefill["H200"].tokens_per_s * 1.1)}
+    monkeypatch.setattr(profiles, "load", lambda _: replace(plain, prefill=fast))
+    assert calibration.prefill_ttft().error_max == pytest.approx(1 - 1 / 1.1, rel=0.01)
+
+
+def test_the_command_draws_and_prints_the_calibration(tmp_path: Path) -> None:
+    """A line a curve; the picture is a PNG."""
+    done = CliRunner().invoke(cli, ["benchmark", "calibration", "--plot", str(tmp_path / "c.png"), "--json"])
+    assert 0 == done.exit_code, done.output
+    assert len(calibration.curves()) == len(done.stdout.splitlines())
+    assert b"\x89PNG" == (tmp_path / "c.png").read_bytes()[:4]

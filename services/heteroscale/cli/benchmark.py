@@ -1,4 +1,4 @@
-"""`heteroscale benchmark outcome`: what autoscaling saves, against what people use."""
+"""`heteroscale benchmark`: what autoscaling saves, against what people use; and how near the simulator is to what was measured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import msgspec
 
 from heteroscale.cli import output
 from heteroscale.cli.options import Finite, json_option
+from heteroscale.console import calibration as drawn
 from heteroscale.console import outcome as shown
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
+from heteroscale.simulator.outcome import calibration as measured
 from heteroscale.simulator.outcome import cases, compare, study
 from heteroscale.simulator.outcome.bench import Bench, Shelf
 
@@ -115,3 +117,24 @@ def outcome(  # noqa: PLR0913, PLR0917 - one parameter an option
         for table in found.tables:
             click.echo(f"\n{table.title}: {table.about}")
             output.table(table.header, table.rows)
+
+
+@benchmark.command(
+    epilog="""\b
+Examples:
+  heteroscale benchmark calibration
+  heteroscale benchmark calibration --plot calibration.png --json""",
+)
+@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw measured points over the curves.")
+@json_option
+def calibration(picture: Path | None, *, as_json: bool) -> None:
+    """Hold the simulator's engine curves against what was measured, and its queue formula against a queue played by requests."""
+    curves = measured.curves()
+    if picture is not None:
+        picture.write_bytes(drawn.plot(curves))
+        output.note(f"wrote {picture}")
+    if as_json:
+        for curve in curves:
+            output.emit(curve)
+    else:
+        output.table(drawn.HEADER, [measured.cells(curve) for curve in curves])

@@ -28,7 +28,7 @@ IMBALANCE = 0.25  # of the ratio
 MINUTE_QUANTILE = 0.95
 HISTORY_SEED = 99
 STARTUP_S = 120.0
-WARMUP_STARTS = 22.5
+WARMUP_STARTS = 90  # one engine a start-up is what the slowest policy adds, and the first rates need dozens
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
