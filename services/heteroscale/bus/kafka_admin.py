@@ -26,7 +26,7 @@ _MIN_ISR: Final = "min.insync.replicas"
 
 
 class KafkaAdmin:
-    """Creates, describes and deletes topics, and looks up offsets."""
+    """The part of a Log that lays out topics and looks up offsets."""
 
     def __init__(self, settings: BusSettings) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class KafkaAdmin:
                 raise Broken(f"topic {topic} does not exist")
         self._known |= found.keys()
 
-    async def create(self, layouts: Iterable[TopicLayout]) -> list[str]:
+    async def create_topics(self, layouts: Iterable[TopicLayout]) -> list[str]:
         """Create what is missing and wait until it can be used. Rejected (`partition_count`) before anything is created."""
         wanted = {layout.name: layout for layout in layouts}
         existing = await self._partition_counts(sorted(wanted))
@@ -69,7 +69,7 @@ class KafkaAdmin:
         await self._settled(lambda found: all(found.get(layout.name) == layout.partitions for layout in missing), [*wanted])
         return created
 
-    async def describe(self, names: Iterable[str] | None) -> dict[str, TopicLayout]:
+    async def describe_topics(self, names: Iterable[str] | None = None) -> dict[str, TopicLayout]:
         """Partitions, and the configuration that was set on the topic itself."""
         counts = await self._partition_counts(None if names is None else sorted(set(names)))
         if not counts:
@@ -82,7 +82,7 @@ class KafkaAdmin:
                 configs[name] = {entry[0]: entry[1] for entry in entries if _is_override(entry)}
         return {name: TopicLayout(name, counts[name], configs.get(name, {})) for name in sorted(counts)}
 
-    async def delete(self, names: Iterable[str]) -> None:
+    async def delete_topics(self, names: Iterable[str]) -> None:
         """Delete, and wait until they are gone; one that does not exist is no error."""
         wanted = sorted(set(names))
         self._known -= set(wanted)
@@ -97,17 +97,19 @@ class KafkaAdmin:
                 raise translated(error, f"deleting topic {name}") from error
         await self._settled(lambda found: not found, present)
 
-    async def begin_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    async def begin_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """First offset still held."""
-        await self.require(at.topic for at in partitions)
-        found = await self._with_lookup(lambda consumer: consumer.beginning_offsets(_native(partitions)), "looking up first offsets")
-        return {at: found[KafkaPartition(*at)] for at in partitions}
+        places = list(partitions)
+        await self.require(at.topic for at in places)
+        found = await self._with_lookup(lambda consumer: consumer.beginning_offsets(_native(places)), "looking up first offsets")
+        return {at: found[KafkaPartition(*at)] for at in places}
 
-    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Next offset to be written."""
-        await self.require(at.topic for at in partitions)
-        found = await self._with_lookup(lambda consumer: consumer.end_offsets(_native(partitions)), "looking up end offsets")
-        return {at: found[KafkaPartition(*at)] for at in partitions}
+        places = list(partitions)
+        await self.require(at.topic for at in places)
+        found = await self._with_lookup(lambda consumer: consumer.end_offsets(_native(places)), "looking up end offsets")
+        return {at: found[KafkaPartition(*at)] for at in places}
 
     async def offsets_for_time(self, at_ms: Mapping[TopicPartition, int]) -> dict[TopicPartition, int | None]:
         """First offset at or after an instant."""
