@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import redis
 
 from heteroscale.bus.connect import open_log
 from heteroscale.bus.log import Entry
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.placement.inventory.scripts import Keys
+from heteroscale.placement.placements_topic import PlacementsTopic
 from support.own_redis import OwnRedis
 from support.placement_driver import command
 from support.processes import Fleet, Service
@@ -25,7 +29,11 @@ from support.processes import Fleet, Service
 pytestmark = [pytest.mark.chaos, pytest.mark.kafka, pytest.mark.timeout(280)]
 
 SERVICES = ("a", "b", "c")
-BLOWS = ("kill the worker", "kill redis", "cut power", "freeze the worker", "kill both")
+BLOWS = ("kill the worker", "kill redis", "cut power", "two groups", "freeze the worker", "kill both")
+LEASE_MS = 1_000
+FROZEN_S = 9.0  # longer than lease and session
+SESSION_MS = 6_000  # brokers take no less
+ROUNDS = 5
 
 
 @pytest.fixture
@@ -47,6 +55,8 @@ def world(tmp_path: Path, kafka: str, redis_of_ours: OwnRedis, prefix: str) -> I
         "HETEROSCALE_PREFIX": prefix,
         "HETEROSCALE_FLEET": fleet,
         "HETEROSCALE_PLACEMENT_RECONCILE_MS": "500",
+        "HETEROSCALE_PLACEMENT_LEASE_MS": str(LEASE_MS),
+        "HETEROSCALE_SESSION_TIMEOUT_MS": str(SESSION_MS),
     }
     rows = [f"  - {{node: n{at}, gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: A, s1: a1}}, state: ready}}" for at in range(12)]
     (tmp_path / "fleet.yaml").write_text(f"fleet: {fleet}\nnodes:\n" + "\n".join(rows) + "\n")
@@ -81,6 +91,53 @@ def test_the_books_are_right_after_every_blow(world: Fleet, redis_of_ours: OwnRe
     assert "" == world.run("dead-letters", "list", "--json").strip()
 
 
+def test_a_standby_takes_over_in_seconds(world: Fleet) -> None:
+    """After kill -9 of the worker that plans, its standby answers the next command as soon as the group has missed the dead one."""
+    dice, waits = random.Random(1), []
+    for _ in range(2):
+        world.start("placement")
+    for revision in range(1, 2 * ROUNDS, 2):
+        asyncio.run(order(world, revision, dice))
+        asyncio.run(answered(world, revision))
+        planner = next(one for one in world.services if one.process.pid == pid_of_planner(world))
+        planner.process.kill()
+        planner.process.wait()
+        began = time.monotonic()
+        asyncio.run(order(world, revision + 1, dice))
+        asyncio.run(answered(world, revision + 1))
+        waits.append(time.monotonic() - began)
+        world.run("inventory", "check", "--fleet", world.environment["HETEROSCALE_FLEET"])
+        world.start("placement")
+    print("seconds from kill -9 to the standby's answer:", *(f"{wait:.1f}" for wait in waits))  # noqa: T201 - pytest -s shows it
+    assert max(waits) < SESSION_MS / 1_000 + 6
+
+
+def pid_of_planner(world: Fleet) -> int:
+    """Who holds the advisory lease."""
+    fleet, prefix = world.environment["HETEROSCALE_FLEET"], world.environment["HETEROSCALE_PREFIX"]
+    deadline = time.monotonic() + 10
+    with contextlib.closing(redis.Redis.from_url(world.environment["HETEROSCALE_REDIS"])) as client:
+        while not (holder := client.get(Keys.of(fleet, prefix).lease)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert isinstance(holder, bytes)
+    return int(holder.rpartition(b":")[2])
+
+
+async def answered(world: Fleet, revision: int) -> None:
+    """Wait until every service has a Placement of this revision on the log."""
+    log = await open_log(BusSettings(kafka=world.environment["HETEROSCALE_KAFKA"]))
+    index = PlacementsTopic(log, topic_name(world.environment["HETEROSCALE_PREFIX"], Topic.PLACEMENTS))
+    async with asyncio.timeout(60):
+        while True:
+            await index.catch_up()
+            newest = [index.newest[name].placement().revision if name in index.newest else 0 for name in SERVICES]
+            if min(newest) >= revision:
+                break
+            await asyncio.sleep(0.02)
+    await log.close()
+
+
 def strike(blow: str, world: Fleet, server: OwnRedis, worker: Service, dice: random.Random) -> Service:
     """One blow; the worker that goes on."""
     if blow in ("kill the worker", "kill both"):
@@ -91,10 +148,12 @@ def strike(blow: str, world: Fleet, server: OwnRedis, worker: Service, dice: ran
         if blow == "cut power":
             server.cut_short(dice.randint(1, 2_000))
         server.start()
+    if blow == "two groups":  # each sees every command, and neither knows of the other
+        return world.start("placement", extra={"HETEROSCALE_PLACEMENT_GROUP": "other"})
     if blow == "freeze the worker":
         worker.signal(signal.SIGSTOP)
         other = world.start("placement", wait=False)
-        time.sleep(1.0)
+        time.sleep(FROZEN_S)
         worker.signal(signal.SIGCONT)
         return other
     return world.start("placement") if worker.process.poll() is not None else worker

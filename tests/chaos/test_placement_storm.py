@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,11 @@ from heteroscale.bus.log import Log
 from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.fleet import NodeState
 from heteroscale.contracts.placements import InstanceState, Placement, PlacementStatus
+from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.inventory.redis import RedisInventory, connect
+from support import history
 from support.gangs import node
+from support.history import Recorder
 from support.own_redis import OwnRedis, Proxy
 from support.placement_driver import actuation, command
 from support.placement_stage import Stage, instances
@@ -30,6 +34,7 @@ K = ActuationKind
 GPUS = {f"n{at:02d}": 8 for at in range(16)}
 SERVICES = ("a", "b", "c")
 STEPS = 40
+WEIGHTS = {"order": 6, "obey": 6, "node": 2, "replies": 3, "worker": 2, "two": 1, "redis": 1, "forget": 1}
 
 
 class Storm:
@@ -96,21 +101,36 @@ class Storm:
 @pytest.mark.parametrize("seed", range(6))
 async def test_safety_then_liveness(seed: int, tmp_path: Path, memory_log: Log, at_end: AtEnd) -> None:
     """NO-OVERLAP, ONCE, PAIR and NO-LEAK through the storm; every service whole after it."""
+    await weathered(seed, WEIGHTS, tmp_path, memory_log, at_end)
+
+
+@pytest.mark.parametrize("seed", range(10, 14))
+async def test_every_answer_of_a_server_that_forgets_nothing_holds(seed: int, tmp_path: Path, memory_log: Log, at_end: AtEnd) -> None:
+    """With appendfsync always, kill -9 included, all reservations ever answered stand on one line on which no GPU has two owners."""
+    recorder = await weathered(seed, WEIGHTS | {"forget": 0, "two": 3, "redis": 3}, tmp_path, memory_log, at_end)
+    assert [] == history.of_gangs(recorder.answers, GPUS, recorder.sent)
+    assert len({gang.id for gang, _ in recorder.answers}) > STEPS / 2
+
+
+async def weathered(seed: int, weights: Mapping[str, int], tmp_path: Path, memory_log: Log, at_end: AtEnd) -> Recorder:
+    """One storm; what the inventory answered in it."""
     if not OwnRedis.possible():
         pytest.skip("capability redis-server: none on PATH")
     with OwnRedis(tmp_path) as server:
         proxy = Proxy(server.port)
         await proxy.start()
         at_end.append(proxy.close)
-        inventory = RedisInventory(connect(f"redis://127.0.0.1:{proxy.port}/0", timeout_ms=500), timeout_ms=500)
-        at_end.append(inventory.close)
+        real = RedisInventory(connect(f"redis://127.0.0.1:{proxy.port}/0", timeout_ms=500), timeout_ms=500)
+        at_end.append(real.close)
+        inventory: Any = (recorder := Recorder(real))
         stage = Stage(memory_log, "heteroscale")
         at_end.append(stage.close)
         await stage.build(*(node(name) for name in GPUS))
         storm = Storm(stage, seed)
         stage.start(inventory)
         for _ in range(STEPS):
-            await one_step(storm, stage, server, proxy, inventory)
+            (step,) = storm.dice.choices([*weights], [*weights.values()])
+            await one_step(step, storm, stage, server, proxy, inventory)
             await storm.read()
         proxy.lose_replies = 0
         for name in sorted(storm.lost):
@@ -124,11 +144,12 @@ async def test_safety_then_liveness(seed: int, tmp_path: Path, memory_log: Log, 
                 await storm.read()
         await stage.stop()
         assert [] == await stage.judged(inventory, GPUS)
+    return recorder
 
 
-async def one_step(storm: Storm, stage: Stage, server: OwnRedis, proxy: Proxy, inventory: RedisInventory) -> None:
+async def one_step(step: str, storm: Storm, stage: Stage, server: OwnRedis, proxy: Proxy, inventory: Inventory) -> None:
     """One thing happens."""
-    match storm.dice.choices(["order", "obey", "node", "replies", "worker", "two", "redis", "forget"], [6, 6, 2, 3, 2, 1, 1, 1])[0]:
+    match step:
         case "order":
             await storm.order()
         case "obey":

@@ -11,7 +11,7 @@ import pytest
 
 from heteroscale.bus.log import Log
 from heteroscale.contracts.actuations import ActuationKind
-from heteroscale.contracts.errors import Retryable
+from heteroscale.contracts.errors import Broken, Retryable
 from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.placement import check
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
@@ -24,7 +24,7 @@ from support.own_redis import OwnRedis, Proxy
 from support.placement_driver import command
 from support.placement_stage import Stage, instances
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.redis, pytest.mark.skipif(not OwnRedis.possible(), reason="capability redis-server: none on PATH")]
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 GPUS = {f"n{at}": 8 for at in range(9)}
@@ -33,8 +33,6 @@ GPUS = {f"n{at}": 8 for at in range(9)}
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     """A Redis of this test alone."""
-    if not OwnRedis.possible():
-        pytest.skip("capability redis-server: none on PATH")
     with OwnRedis(tmp_path) as server:
         yield server
 
@@ -192,13 +190,33 @@ async def test_an_idle_service_tells_that_its_server_is_away(own_redis: OwnRedis
     await stage.stop()
 
 
-async def test_a_weak_configuration_is_named(tmp_path: Path, at_end: AtEnd) -> None:
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--appendonly", "yes"), []),
+        (("--appendonly", "no"), ["appendonly is no"]),
+        (
+            ("--appendfsync", "everysec", "--maxmemory-policy", "allkeys-lru"),
+            ["appendfsync is everysec", "maxmemory-policy is allkeys-lru"],
+        ),
+        (("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-config"), ["CONFIG GET is refused"]),
+    ],
+    ids=["as it should be", "nothing on disk", "weak", "config hidden"],
+)
+async def test_a_weak_configuration_is_named(tmp_path: Path, at_end: AtEnd, options: tuple[str, ...], named: list[str]) -> None:
     """Start-up says which setting weakens what, and what to set."""
-    if not OwnRedis.possible():
-        pytest.skip("capability redis-server: none on PATH")
-    with OwnRedis(tmp_path, "--appendfsync", "everysec", "--maxmemory-policy", "allkeys-lru") as weak:
-        found = await opened(weak.port, at_end).warnings()
-    assert ["appendfsync is everysec", "maxmemory-policy is allkeys-lru"] == [line.split(": ")[1].split(",")[0] for line in found]
+    with OwnRedis(tmp_path, *options) as server:
+        found = await opened(server.port, at_end).warnings()
+    assert named == [line.split(": ")[1].split(",")[0] for line in found]
+
+
+async def test_a_wrong_password_is_no_matter_of_configuration(tmp_path: Path, at_end: AtEnd) -> None:
+    """It is an error that names what was tried, not a warning, and no use to try again."""
+    with OwnRedis(tmp_path) as server:
+        inventory = RedisInventory(connect(f"redis://nobody:wrong@127.0.0.1:{server.port}/0", timeout_ms=500), timeout_ms=500)
+        at_end.append(inventory.close)
+        with pytest.raises(Broken, match="read the configuration: invalid username-password"):
+            await inventory.warnings()
 
 
 async def test_a_server_out_of_memory_is_awaited_not_given_up(tmp_path: Path, at_end: AtEnd) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
+import urllib.request
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from support.processes import Fleet
+from support.processes import Fleet, Service
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(180)]
 
@@ -41,14 +42,23 @@ def test_the_page_says_what_happens(kafka: str, redis_url: str, prefix: str, tmp
         assert ["heteroscale", "run", "all", "&"] == run
         for _, *arguments in before:
             processes.run(*arguments)
-        processes.start("all", wait=False, extra=dict([pretend.split("=")]))
+        loop = processes.start("all", wait=False, extra=dict([pretend.split("=")]))
         for service in ("chat-mixed", "chat-h20"):
             assert shown(f"placements show {service}") == tree(processes, service, "converged")
+        assert 9 == moved_to(loop, "reserved") == moved_to(loop, "ready")
         processes.run("apply", "examples/mixed/too-much.yaml")
         tree(processes, "too-much", "unplaced")
         missing = json.loads(processes.run("why-unplaced", "too-much", "--json"))
         assert {"prefill": 1, "decode": 2} == missing["shortfall"]
         assert shown("inventory check --fleet mixed") == processes.run("inventory", "check", "--fleet", "mixed")
+
+
+def moved_to(service: Service, state: str) -> float:
+    """How many instances went into a state, by the metrics of the process."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics", timeout=5) as answer:
+        page = answer.read().decode()
+    found = re.findall(rf'^heteroscale_placement_transitions_instances_total{{.*after="{state}".*}} (\S+)$', page, re.MULTILINE)
+    return sum(map(float, found))
 
 
 def tree(processes: Fleet, service: str, status: str) -> str:

@@ -16,16 +16,17 @@ from heteroscale.placement import app
 from heteroscale.placement.crash_points import CrashPoint
 from heteroscale.placement.inventory.gang import Gang, Outcome
 from heteroscale.placement.inventory.memory import MemoryInventory
+from heteroscale.placement.inventory.protocol import Inventory
+from heteroscale.placement.inventory.redis import RedisInventory
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from support.gangs import node
 from support.placement_driver import command
-from support.placement_stage import Stage, instances
+from support.placement_stage import Stage, instances, world_of
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 GPUS = {f"n{at}": 8 for at in range(9)}
-PREFIX = "heteroscale"
 
 
 class Killed(BaseException):
@@ -45,29 +46,43 @@ class Doom:
             raise Killed
 
 
-class Doomed(MemoryInventory):
-    """Dies between the scripts of a cycle."""
+class Doomed:
+    """An inventory of which the worker dies between the scripts of a cycle."""
 
-    doom: Doom | None = None
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self.doom: Doom | None = None
 
     async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
         """The first gang, and the others."""
-        outcomes = await super().apply(gangs[:1])
+        outcomes = await self._inventory.apply(gangs[:1])
         if self.doom is not None and len(gangs) > 1:
             self.doom("between two gangs")
-        return outcomes + await super().apply(gangs[1:])
+        return outcomes + await self._inventory.apply(gangs[1:])
+
+    async def restart(self) -> None:
+        """Be another run of the server."""
+        if isinstance(self._inventory, MemoryInventory):
+            self._inventory.restart()
+        elif isinstance(self._inventory, RedisInventory):
+            client: Any = self._inventory._client
+            await client.hset(self._inventory.keys("default").meta, "run", "0" * 40)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inventory, name)
 
 
 class Watched:
     """A log of which half a batch may be the last thing a worker writes."""
 
-    def __init__(self, log: Log, doom: Doom) -> None:
+    def __init__(self, log: Log, prefix: str, doom: Doom) -> None:
         self._log = log
+        self._topic = topic_name(prefix, Topic.PLACEMENTS)
         self._doom = doom
 
     async def append(self, entries: Sequence[Entry]) -> list[int]:
         """Half of the Placements are on the log when it dies."""
-        ours = any(entry.topic == topic_name(PREFIX, Topic.PLACEMENTS) for entry in entries)
+        ours = any(entry.topic == self._topic for entry in entries)
         if ours and self._doom.point == "half published":
             await self._log.append(entries[: len(entries) // 2])
             self._doom("half published")
@@ -80,21 +95,28 @@ class Watched:
 POINTS = [*CrashPoint, "between two gangs", "half published"]
 
 
+@pytest.fixture(params=["memory", pytest.param("real", marks=[pytest.mark.chaos, pytest.mark.kafka, pytest.mark.redis])])
+def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
+    """A log and an inventory: both in memory, or both real."""
+    return world_of(request, at_end)
+
+
 @pytest.mark.parametrize("point", POINTS)
-async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, memory_log: Log, at_end: AtEnd) -> None:
+async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, world: tuple[Log, Inventory], prefix: str, at_end: AtEnd) -> None:
     """ONCE, NOTHING-LOST: two commands of one batch are placed exactly once each, and acknowledgements are not lost."""
-    inventory = Doomed()
-    stage = Stage(memory_log, PREFIX)
+    log, kept = world
+    inventory: Any = Doomed(kept)
+    stage = Stage(log, prefix)
     at_end.append(stage.close)
     await stage.build(*(node(name) for name in GPUS))
     stage.start(inventory)
     before = await stage.answer(command(service="old"))
     await stage.stop()
     if point in (CrashPoint.BEFORE_BUILD, CrashPoint.AFTER_BUILD):
-        inventory.restart()
+        await inventory.restart()
     await stage.send(command(service="a", after_ms=1), command(service="b", after_ms=2))
     await stage.acknowledge(before, ActuationKind.READY)
-    await dies(stage, memory_log, inventory, Doom(point))
+    await dies(stage, log, inventory, Doom(point))
     stage.start(inventory)
     third = await stage.answer(command(service="old", revision=2, after_ms=3))
     await asyncio.sleep(0.1)
@@ -111,9 +133,9 @@ async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, memory
     assert 0 == await inventory.outbox_size("default")
 
 
-async def dies(stage: Stage, log: Log, inventory: Doomed, doom: Doom) -> None:
+async def dies(stage: Stage, log: Log, inventory: Any, doom: Doom) -> None:
     """Run a worker until the point kills it."""
-    watched: Any = Watched(log, doom)
+    watched: Any = Watched(log, stage.prefix, doom)
     inventory.doom = doom
     context = Context(log=watched, prefix=stage.prefix, health=Health())
     settings = PlacementSettings(group=f"{stage.prefix}-placement", poll_ms=50)

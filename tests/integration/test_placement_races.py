@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -13,10 +14,15 @@ from heteroscale.bus.log import Log
 from heteroscale.contracts.actuations import ActuationKind
 from heteroscale.contracts.fleet import NodeState
 from heteroscale.contracts.placements import PlacementStatus
-from heteroscale.placement.inventory.entries import Standing
+from heteroscale.placement import app
+from heteroscale.placement.inventory.entries import FleetImage, Standing
 from heteroscale.placement.inventory.gang import Gang, Outcome
+from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Inventory, NodeSync
+from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime import metrics
+from heteroscale.runtime.context import Context
+from heteroscale.runtime.health import Health
 from support import history
 from support.gangs import node
 from support.history import Recorder
@@ -41,6 +47,52 @@ async def staged(log: Log, prefix: str, at_end: AtEnd) -> Stage:
     at_end.append(stage.close)
     await stage.build(*(node(name) for name in GPUS))
     return stage
+
+
+class Slow(Recorder):
+    """Before the inventory is read, once, something else happens."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def read(self, fleet: str) -> FleetImage | None:
+        """As the inventory, a little later."""
+        if self.meanwhile is not None:
+            happening, self.meanwhile = self.meanwhile, None
+            await happening()
+        return await self._inventory.read(fleet)
+
+
+async def test_a_generation_that_came_and_was_forgotten_during_a_take_over(memory_log: Log, at_end: AtEnd) -> None:
+    """One number, one content: what another worker published of a generation that the server forgot is seen, and gone beyond."""
+    stage, inventory = await staged(memory_log, "heteroscale", at_end), MemoryInventory()
+    stage.start(inventory)
+    await stage.answer(command())
+    await stage.stop()
+    slow: Any = (slowed := Slow(inventory))
+    over = asyncio.Event()
+
+    async def generation() -> None:
+        """The server starts anew, a worker goes on under another generation; then the server forgets all of that."""
+        before = copy.deepcopy(inventory._fleets)
+        inventory.restart()
+        stage.start(inventory, group="other")
+        await stage.answer(command(2, revision=2, after_ms=1))
+        await stage.kill()
+        inventory._fleets = before
+        inventory.restart()
+        over.set()
+
+    slowed.meanwhile = generation
+    context = Context(log=memory_log, prefix=stage.prefix, health=Health())
+    worker = asyncio.create_task(app.serve(context, PlacementSettings(poll_ms=50), slow))
+    await over.wait()
+    forgotten = max(one.gen for one in stage.placements)
+    placed = await stage.answer(command(service="other", after_ms=2))
+    assert placed.gen > forgotten
+    context.stop.set()
+    await worker
+    assert ("other", PlacementStatus.UNPLACED) == (placed.service, placed.status), "six GPUs are known to be taken"
+    assert [] == await stage.judged(inventory, GPUS)
 
 
 class Interrupted(Recorder):

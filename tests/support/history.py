@@ -14,42 +14,54 @@ PAIR = frozenset({"prefill", "decode"})
 
 
 class Recorder:
-    """An inventory that remembers what it answered; all else is handed on."""
+    """An inventory that remembers what it was asked and what it answered; all else is handed on.
+
+    `sent`: every gang, with the highest rev answered before it was sent.
+    """
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
         self.answers: list[tuple[Gang, Outcome]] = []
+        self.sent: list[tuple[Gang, int]] = []
+        self._rev = 0
 
     async def apply(self, gangs: Sequence[Gang]) -> list[Outcome]:
         """As the inventory."""
+        self.sent += [(gang, self._rev) for gang in gangs]
         outcomes = await self._inventory.apply(gangs)
         self.answers += zip(gangs, outcomes, strict=True)
+        self._rev = max([self._rev, *(outcome.rev for outcome in outcomes)])
         return outcomes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inventory, name)
 
 
-def of_gangs(answers: Iterable[tuple[Gang, Outcome]], gpus: Mapping[str, int]) -> list[str]:
+def of_gangs(answers: Iterable[tuple[Gang, Outcome]], gpus: Mapping[str, int], sent: Iterable[tuple[Gang, int]] = ()) -> list[str]:
     """What is wrong with these answers: GPUs owned twice, a rev that repeats, one gang with two answers.
 
-    Reservations are placed on the line of `rev`; at no point may a node's owners hold more than it has.
+    Reservations are placed on the line of `rev`; at no point may a node's owners hold more than it has. Only definite ownership
+    counts: a gang of `sent` that nobody ever heard of may have given back what it frees as soon as it was sent.
     """
     wrong: list[str] = []
     by_rev: dict[int, Gang] = {}
     answered: dict[str, int] = {}
+    refused: set[str] = set()
     for gang, outcome in answers:
         if outcome.verdict is not Verdict.APPLIED:
+            refused.add(gang.id)
             continue
         if answered.setdefault(gang.id, outcome.rev) != outcome.rev:
             wrong.append(f"gang {gang.id[:8]} was applied at {answered[gang.id]} and at {outcome.rev}")
         if by_rev.setdefault(outcome.rev, gang).id != gang.id:
             wrong.append(f"rev {outcome.rev} was given twice")
+    unheard = {gang.id: (rev, gang) for gang, rev in sent if gang.id not in refused | answered.keys()}
+    line = [(rev, 1, gang) for rev, gang in by_rev.items()] + [(rev + 1, 0, gang) for rev, gang in unheard.values()]
     held: dict[str, int] = {}
-    for rev, gang in sorted(by_rev.items()):
+    for rev, known, gang in sorted(line, key=lambda one: one[:2]):
         for node, count in gang.frees.items():
             held[node] = held.get(node, 0) - count
-        for node, count in [*gang.takes.items(), *gang.adopts.items()]:
+        for node, count in [*gang.takes.items(), *gang.adopts.items()] if known else []:
             held[node] = held.get(node, 0) + count
             if held[node] > gpus[node]:
                 wrong.append(f"{node} gives {held[node]} of {gpus[node]} GPUs at rev {rev}")

@@ -165,6 +165,7 @@ class Worker:
             try:
                 await self._cycle(fleet, events.get(fleet, ()))
                 await self._reconcile(fleet)
+                await self._renew_lease(fleet)
             except FencedOff:
                 self._states.pop(fleet, None)
                 self._report.fenced(fleet)
@@ -202,7 +203,6 @@ class Worker:
         self._states[fleet] = carried.state
         self._seen[fleet] = position
         self._report.cycle(fleet, given.number, carried, asyncio.get_running_loop().time() - began)
-        await self._renew_lease(fleet)
 
     async def _above(self, now: FleetState, events: Sequence[Event]) -> FleetState:
         """Services that come from another fleet go on above what stands on the log of them, under another generation if need be."""
@@ -256,7 +256,7 @@ class Worker:
     async def _renew_lease(self, fleet: FleetName) -> None:
         """Say who plans this fleet, for people who ask. Nothing depends on it."""
         now_s = asyncio.get_running_loop().time()
-        if now_s >= self._leased_until_s.get(fleet, 0.0):
+        if fleet in self._states and now_s >= self._leased_until_s.get(fleet, 0.0):
             await self._inventory.lease(fleet, f"{socket.gethostname()}:{os.getpid()}", self._settings.lease_ms)
             self._leased_until_s[fleet] = now_s + self._settings.lease_ms / 3_000
 

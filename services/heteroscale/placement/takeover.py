@@ -74,6 +74,7 @@ async def take_over(
     published = await with_.publisher.drain(fleet)
     with_.passing(CrashPoint.AFTER_DRAIN)
     image = await with_.inventory.read(fleet)
+    await with_.placements.catch_up()  # a server that forgot since then had answered others, and what they made of it counts
     why = _lost(image, with_.placements, fleet)
     if why is not None:
         await _rebuild(with_, fleet, fence, image)

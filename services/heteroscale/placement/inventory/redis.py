@@ -203,7 +203,9 @@ class RedisInventory:
             try:
                 async with self._bounded("read the configuration"):
                     value = await _awaited(self._client.execute_command("CONFIG GET", name))
-            except Broken:
+            except Broken as error:
+                if isinstance(error.__cause__, AuthenticationError):
+                    raise
                 return [*found, "redis: CONFIG GET is refused, so durability cannot be checked"]
             actual = _config_value(value, name)
             if actual not in (None, wanted):
