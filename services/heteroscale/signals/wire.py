@@ -263,11 +263,16 @@ def _raw_samples_of_loose_json(payload: bytes, error: Exception) -> _Envelope:
     except (ValueError, RecursionError) as fault:
         raise Rejected("undecodable", str(error)) from fault
     match document:
-        case {"kind": str(kind), "service": str(service), "samples": list(samples)}:
+        case {"kind": str(kind), "service": str(service), "samples": list(samples)} if _is_text(service):
             raws = [msgspec.Raw(json.dumps(sample).encode()) for sample in samples]
             return _Envelope(kind=kind, service=service, samples=raws, layouts=document.get("layouts"))
         case _:
             raise Rejected("invalid", str(error)) from error
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written again: half of a surrogate pair, which loose JSON lets through, cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _usable_layouts(layouts: object) -> dict[str, Edges]:
