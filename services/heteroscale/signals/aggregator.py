@@ -19,12 +19,13 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.signals import closing, wire
 from heteroscale.signals.intake import Arrival
-from heteroscale.signals.table import RefusedSample, ServiceTable
+from heteroscale.signals.table import AHEAD_OF_TIME, RefusedSample, ServiceTable
 from heteroscale.signals.ticks import TickClock
 from heteroscale.signals.timeline import Timeline, parameters
 from heteroscale.signals.wire import BadSample, Batch, WireSample, sample_bytes
 
 AHEAD_MS_MAX: Final = 3_600_000
+GAP_MS_MAX: Final = 7 * 86_400_000  # no window is made for a longer gap between ticks: telemetry.v1 keeps no more
 SET_ASIDE_MAX: Final = 200_000  # samples kept undigested before they are entered without waiting for a window
 _LONG_AGO: Final = float("-inf")
 
@@ -64,6 +65,12 @@ class _Service:
         self.due_ms = 0
         self.lateness_ms = 0  # of the next window
 
+    def begin_anew(self) -> None:
+        """As if nothing had been heard of it; its specs stay known."""
+        self.table = None
+        self.origin_ms = self.emitted_ms = self.next_end_ms = None
+        self.spec_seen = False
+
     def begin(self, at_ms: int) -> None:
         """The service exists from `at_ms` on, or earlier."""
         if self.emitted_ms is None and (self.origin_ms is None or at_ms < self.origin_ms):
@@ -98,6 +105,8 @@ class PartitionAggregator:
         self._newest = dict(newest or {})
         self._clock = TickClock()
         self._limit_ms = float("inf")  # no sample is believed that is later
+        self._sure_ms = _LONG_AGO  # the same, if the tick that may be true is not
+        self._unsure: dict[ServiceName, int] = {}  # services with samples beyond it, and how far back their records go
         self._services: dict[ServiceName, _Service] = {}
         self._next_due_ms = 0  # no window closes before the tick reaches this
         self._trail = _Trail()
@@ -158,7 +167,7 @@ class PartitionAggregator:
         if self._clock.now_ms is None:
             return None
         horizon_ms = max((each.timeline.longest().horizon_ms for each in self._services.values()), default=parameters(None).horizon_ms)
-        return self._trail.resume_at(self._clock.now_ms - horizon_ms)
+        return self._trail.resume_at(self._clock.now_ms - horizon_ms, self._limit_ms)
 
     def _samples(self, offset: int, batch: Batch, payload: bytes) -> Outcome:
         refused = [Refused(offset, *bad) for bad in batch.bad] if batch.bad else []
@@ -178,6 +187,8 @@ class PartitionAggregator:
         watermark_ms = service.watermark_ms(self._clock.now_ms)
         if service.emitted_ms is None:
             self._begin(service, min(times), watermark_ms)
+        if newest_ms > self._sure_ms:
+            self._unsure[service.name] = min(*times, self._unsure.get(service.name, newest_ms))
         self._trail.record(newest_ms, offset)
         if service.table.set_aside(batch, Arrival(offset, watermark_ms, payload)) > SET_ASIDE_MAX:
             refused += self._enter(service)
@@ -193,17 +204,29 @@ class PartitionAggregator:
         before_ms = self._clock.now_ms
         if self._clock.advance(tick.at_ms):
             self._trail.tick(tick.at_ms, offset)
-        self._limit_ms = (self._clock.heard_ms or 0) + AHEAD_MS_MAX
-        now_ms = self._clock.now_ms
-        if now_ms is None or now_ms == before_ms:
+        now_ms, heard_ms = self._clock.now_ms, self._clock.heard_ms
+        if now_ms is None or heard_ms is None:
             return NOTHING
+        self._sure_ms, self._limit_ms = now_ms + AHEAD_MS_MAX, heard_ms + AHEAD_MS_MAX
+        refused: list[Refused] = []
+        unsure: dict[ServiceName, int] = {}
+        if self._unsure and now_ms == heard_ms:
+            unsure, self._unsure = self._unsure, {}
+            refused = self._judge(unsure)
+        if now_ms == before_ms:
+            return Outcome([], refused) if refused else NOTHING
+        if before_ms is not None and now_ms - before_ms > GAP_MS_MAX:
+            self._begin_anew(unsure)
+        return self._advance(now_ms, offset, refused)
+
+    def _advance(self, now_ms: int, offset: int, refused: list[Refused]) -> Outcome:
+        """Begin and close what the new time makes due."""
         for service in self._services.values():
             if not service.spec_seen:
                 self._begin_by_spec(service, now_ms)
         if now_ms < self._next_due_ms:
-            return NOTHING
+            return Outcome([], refused) if refused else NOTHING
         windows: list[SignalWindow] = []
-        refused: list[Refused] = []
         for service in self._sorted():
             if service.next_end_ms is not None and now_ms >= service.due_ms:
                 refused += self._enter(service)
@@ -211,6 +234,27 @@ class PartitionAggregator:
         due = [each.due_ms for each in self._services.values() if each.next_end_ms is not None]
         self._next_due_ms = min(due, default=0)
         return Outcome(windows, refused)
+
+    def _judge(self, unsure: Mapping[ServiceName, int]) -> list[Refused]:
+        """Samples that came while nobody could tell how late it was, now that a tick has told."""
+        refused: list[Refused] = []
+        for service in [self._services[name] for name in sorted(unsure) if name in self._services]:
+            refused += self._enter(service)
+            if service.origin_ms is not None and service.origin_ms > self._limit_ms:
+                service.begin_anew()
+        return refused
+
+    def _begin_anew(self, unsure: Mapping[ServiceName, int]) -> None:
+        """After a long gap: its windows nobody measured and nobody waits for. What came just before the tick that told of it stays."""
+        for service in self._sorted():
+            table, since_ms = service.table, unsure.get(service.name)
+            if since_ms is None and service.timeline.applied_at_ms is None:
+                del self._services[service.name]
+                continue
+            service.begin_anew()
+            if since_ms is not None:
+                service.table = table
+                service.begin(since_ms)
 
     def _begin_by_spec(self, service: _Service, now_ms: int) -> None:
         applied_at_ms = service.timeline.applied_at_ms
@@ -250,19 +294,17 @@ class PartitionAggregator:
 
     def _end(self, service: _Service) -> None:
         """A service without a spec that nobody hears of: it begins anew with its next sample."""
-        service.table = None
-        service.origin_ms = service.emitted_ms = service.next_end_ms = None
         if service.timeline.applied_at_ms is None:
             del self._services[service.name]
         else:
-            service.spec_seen = False
+            service.begin_anew()
 
     def _enter(self, service: _Service) -> list[Refused]:
         if service.table is None:
             return []
         rules = service.timeline.at(service.next_end_ms or 0)
         start_ms = _LONG_AGO if service.next_end_ms is None else service.next_end_ms - rules.size_ms
-        return [_refused(found) for found in service.table.enter(start_ms, rules.forget_ms)]
+        return [_refused(found) for found in service.table.enter(start_ms, rules.forget_ms, self._limit_ms)]
 
     def _service(self, name: ServiceName) -> _Service:
         found = self._services.get(name)
@@ -290,9 +332,12 @@ class _Trail:
         self.record(at_ms, offset)
         self._ticks.append(offset)
 
-    def resume_at(self, horizon_ms: int) -> int | None:
-        """The last tick in force at or before the lowest record of `horizon_ms` or later; that record if there is none."""
-        for second in [each for each in self._lowest if each < horizon_ms // 1_000]:
+    def resume_at(self, horizon_ms: int, limit_ms: float) -> int | None:
+        """The last tick in force at or before the lowest record of `horizon_ms` or later; that record if there is none.
+
+        Nothing that is later than `limit_ms` was believed.
+        """
+        for second in [each for each in self._lowest if not horizon_ms // 1_000 <= each <= limit_ms // 1_000]:
             del self._lowest[second]
         if not self._lowest:
             return None
@@ -304,7 +349,7 @@ class _Trail:
 
 
 def _ahead(offset: int, sample: WireSample) -> Refused:
-    return Refused(offset, "ahead_of_time", "at_ms is more than an hour ahead of the newest tick", sample_bytes(sample))
+    return Refused(offset, *AHEAD_OF_TIME, sample_bytes(sample))
 
 
 def _refused(found: RefusedSample) -> Refused:

@@ -19,6 +19,7 @@ from heteroscale.signals.wire import HISTOGRAMS, BadSample, Batch, Edges, sample
 
 TOKENS_PER_MS_MAX: Final = 1e4  # 10^7 tokens/s an instance: no engine does that
 SAMPLES_PER_INSTANCE_MAX: Final = 1_024  # bounds the memory of one instance, whatever it sends
+AHEAD_OF_TIME: Final = ("ahead_of_time", "at_ms is more than an hour ahead of the newest tick")
 _EXTRAS: Final = slice(COUNTERS.stop, COUNTERS.stop + EXTRAS)
 _BLOCK: Final = 2_048  # samples entered in one go; larger arrays than these make the allocator ask the system for pages again and again
 _BLOCK_BUCKETS: Final = 16_384  # bucket counts entered in one go
@@ -73,13 +74,19 @@ class ServiceTable:
         late, self._late = self._late, 0
         return late
 
-    def enter(self, start_ms: float, forget_ms: float) -> list[RefusedSample]:
-        """Bring in what was set aside. `start_ms`: the earliest start of a window still open."""
+    def enter(self, start_ms: float, forget_ms: float, limit_ms: float) -> list[RefusedSample]:
+        """Bring in what was set aside. `start_ms`: the earliest start of a window still open; `limit_ms`: no sample is later."""
         arrived = self._intake.take()
         refused: list[RefusedSample] = []
         if arrived is not None:
-            self.last_at_ms = max(self.last_at_ms, float(arrived.figures[AT].max()))
             order = _without_twins(arrived, _by_row_and_time(arrived.rows, arrived.figures[AT]))
+            newest_ms = float(arrived.figures[AT].max())
+            if newest_ms > limit_ms:
+                beyond = arrived.figures[AT][order] > limit_ms
+                refused = [self._refused(arrived, i, *AHEAD_OF_TIME) for i in order[beyond].tolist()]
+                order = order[~beyond]
+                newest_ms = float(arrived.figures[AT][order].max(initial=self.last_at_ms))
+            self.last_at_ms = max(self.last_at_ms, newest_ms)
             rows = arrived.rows[order]
             flooding = self._make_room(arrived, rows, start_ms)
             places = [_places(found, len(arrived.rows)) for found in arrived.buckets]

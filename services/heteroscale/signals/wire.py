@@ -22,7 +22,8 @@ from heteroscale.contracts.telemetry import Tick
 
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
-WholeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # larger ones a float could not hold
+_WHOLE_MAX: Final = 2**53  # larger ones a float could not hold
+WholeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_WHOLE_MAX)]
 Edges: TypeAlias = tuple[float, ...]
 HISTOGRAMS: Final = ("ttft", "tbt")
 _LAYOUT = attrgetter("layout")
@@ -152,8 +153,8 @@ def read(payload: bytes) -> Batch | Tick:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _salvage(payload, error)
     if isinstance(record, Tick):
-        if record.at_ms < 0:
-            raise Rejected("invalid", "a tick before the epoch")
+        if not 0 <= record.at_ms <= _WHOLE_MAX:
+            raise Rejected("invalid", "a tick before the epoch" if record.at_ms < 0 else "a tick beyond 2^53 ms")
         return record
     layouts = {name: edges for name, stated in record.layouts.items() if (edges := _edges(tuple(stated)))}
     return _batch(record.service, record.samples, layouts, [])

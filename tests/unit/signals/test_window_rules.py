@@ -267,6 +267,49 @@ def test_sample_over_an_hour_ahead_of_the_newest_tick_is_refused() -> None:
     assert [(1, "ahead_of_time")] == [(refused.offset, refused.code) for refused in run.refused]
 
 
+def test_sample_far_ahead_before_the_first_tick_is_refused_by_it() -> None:
+    """A clock years ahead holds neither the windows nor the commits back, whatever came first."""
+    far = 400 * 86_400
+    run = Run().feed(record(sample("i", far), sample("j", 0)), record(sample("k", far), service="only-garbage"), tick(0))
+    assert [(0, "ahead_of_time", "i"), (1, "ahead_of_time", "k")] == [
+        (found.offset, found.code, json.loads(found.payload)["instance"]) for found in run.refused
+    ]
+    run.feed(*in_time_order(steady("i", 1, 900, 100), ticks(1, 900)))
+    assert (60.0, 100.0) == (run.ends_s()[0], run.role(75).decode_tps)
+    assert [] == run.ends_s("only-garbage")
+    assert 2 < (run.core.safe_offset() or 0)
+
+
+def test_sample_as_far_ahead_as_a_tick_that_proves_wrong_is_refused() -> None:
+    """While a tick is in doubt its hour counts; once the next tick does not confirm it, what it let through goes."""
+    run = Run().feed(tick(0), tick(90_000), record(sample("i", 90_001), sample("j", 1)))
+    assert [] == run.refused
+    run.feed(tick(1))
+    assert [(2, "i")] == [(found.offset, json.loads(found.payload)["instance"]) for found in run.refused]
+    run.feed(tick(90_000), record(sample("i", 90_001)), tick(90_001))
+    assert 1 == len(run.refused)
+
+
+def test_gap_that_telemetry_does_not_keep_has_no_windows() -> None:
+    """Two ticks eight days on: the service begins anew there, with the sample that came between them; ten years on, the same."""
+    run = Run(spec()).feed(*in_time_order(steady("i", 0, 90, 100), ticks(0, 90)))
+    before = run.ends_s()
+    for days in (8, 3_650):
+        start = days * 86_400
+        run.feed(tick(start), record(sample("i", start, generation_tokens=0)), tick(start + 1))
+        run.feed(*in_time_order(steady("i", start + 5, start + 90, 100), ticks(start + 2, start + 90)))
+        first = next(end for end in run.ends_s() if end > start)
+        assert start + 60 == first
+        before += [end for end in run.ends_s() if end > start]
+    assert before == run.ends_s()
+
+
+def test_tick_that_no_clock_can_show_is_refused() -> None:
+    """Beyond 2^53 ms a float could not hold it."""
+    run = Run().feed({"kind": "tick", "at_ms": 2**53 + 1})
+    assert [(0, "invalid")] == [(found.offset, found.code) for found in run.refused]
+
+
 @pytest.mark.parametrize(
     "payload", [b"", b"{", b"[]", b"null", b'{"kind":"other"}', b'{"kind":"tick"}', b"\xff\xfe", b'{"kind":"samples","samples":[]}']
 )
