@@ -6,8 +6,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from heteroscale.bus import catalogue, scan
 from heteroscale.bus.log import Entry, Log, TopicPartition
@@ -38,10 +40,10 @@ def _entry(document: Document | bytes) -> Entry:
 
 
 @asynccontextmanager
-async def _served(log: Log) -> AsyncIterator[asyncio.Task[None]]:
+async def _served(log: Log, settings: SignalsSettings = SETTINGS) -> AsyncIterator[asyncio.Task[None]]:
     """The service, until the block ends."""
     context = Context(log=log, prefix=PREFIX, health=Health())
-    task = asyncio.create_task(app.serve(context, SETTINGS))
+    task = asyncio.create_task(app.serve(context, settings))
     try:
         yield task
     finally:
@@ -100,6 +102,23 @@ async def test_restart_goes_on_where_signals_ends() -> None:
     actual = [codec.decode(SignalWindow, value) for value in await _values(log, Topic.SIGNALS)]
     assert expected == [window.end_ms for window in actual]
     assert {50.0} == {window.roles["decode"].decode_tps for window in actual}
+
+
+async def test_batches_and_restarts_leave_no_mark_on_the_bytes() -> None:
+    """SAME-IN-SAME-OUT: records taken one by one, a few or all at a time, in one life or three: equal bytes, inputs too."""
+    documents = in_time_order(steady("i", 0, 1_200, 50), steady("j", 3, 1_200, 70, every_s=7), ticks(0, 1_200))
+    count = len(Run().feed(*documents).windows)
+    told: list[list[bytes]] = []
+    for records_max, stops in ((1, []), (7, []), (2_000, []), (50, [300, 1_000])):
+        log = await _new_log()
+        settings = replace(SETTINGS, records_max=records_max)
+        for begin, end in pairwise([0, *stops, len(documents)]):
+            async with _served(log, settings):
+                await log.append([_entry(document) for document in documents[begin:end]])
+                await _at_least(log, Topic.SIGNALS, count if end == len(documents) else 1)
+        told.append(await _values(log, Topic.SIGNALS))
+    assert count == len(told[0])
+    assert [told[0]] * len(told) == told
 
 
 async def test_spec_applied_live_is_recorded_in_the_windows() -> None:
