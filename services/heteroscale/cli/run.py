@@ -24,6 +24,7 @@ SERVICES: Final[Mapping[str, str]] = {  # name of the process, and the package w
 }
 SAME: Final = {"actuation": "actuator"}  # the package's name is understood too
 ALL: Final = "all"
+TICKING: Final = "signals"
 Serve: TypeAlias = Callable[[Context, Any], Awaitable[None]]
 
 
@@ -32,13 +33,18 @@ Serve: TypeAlias = Callable[[Context, Any], Awaitable[None]]
 Examples:
   heteroscale run decision --kafka 127.0.0.1:9092
   heteroscale run all                      # without any Kafka: on a log in memory that ends with the process
-  HETEROSCALE_TICKER=off heteroscale run signals""",
+  heteroscale run signals --ticker off     # a simulator drives time""",
 )
 @click.argument("service", type=click.Choice([*SERVICES, ALL, *SAME]), metavar="|".join([*SERVICES, ALL]))
+@click.option(
+    "--ticker",
+    type=click.Choice([switch.value for switch in settings.Switch]),
+    help="Whether the signals service ticks [env HETEROSCALE_TICKER; default on].",
+)
 @click.option("--settings", "show_settings", is_flag=True, help="Print the settings that would be used (passwords hidden) and end.")
 @connection_options
 @click.pass_context
-def run(ctx: click.Context, service: str, *, show_settings: bool) -> None:
+def run(ctx: click.Context, service: str, *, ticker: str | None, show_settings: bool) -> None:
     """Run a service, or all of them, until SIGTERM or Ctrl-C.
 
     Settings come from the environment (HETEROSCALE_…) and, if HETEROSCALE_CONFIG names one, a TOML file; --settings prints
@@ -47,10 +53,14 @@ def run(ctx: click.Context, service: str, *, show_settings: bool) -> None:
     connection = connection_of(ctx)
     service = SAME.get(service, service)
     names = tuple(SERVICES) if service == ALL else (service,)
+    if ticker is not None and TICKING not in names:
+        raise click.UsageError(f"--ticker is the {TICKING} service's; {service} does not tick")
     process = settings.load(settings.ProcessSettings)
     bus = _bus(connection, alone=service != ALL)
     serves: dict[str, Serve] = {name: importlib.import_module(f"heteroscale.{SERVICES[name]}.app").serve for name in names}
     chosen = {name: _settings(serve, connection) for name, serve in serves.items()}
+    if ticker is not None:
+        chosen[TICKING] = settings.replaced(chosen[TICKING], ticker=settings.Switch(ticker))
     if show_settings:
         for title, one in {"process": process, "bus": bus, **chosen}.items():
             output.emit({title: settings.redacted(one)})

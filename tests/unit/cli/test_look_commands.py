@@ -277,3 +277,13 @@ def test_run_prints_its_settings(line: CommandLine, service: str) -> None:
     assert 0 == result.exit_code, result.stderr
     assert '"kafka":"127.0.0.1:9"' in result.stdout
     assert "hunter2" not in result.stdout
+
+
+def test_the_ticker_may_be_given_to_whoever_ticks(line: CommandLine) -> None:
+    """By an option as by the environment; to a service that does not tick it is bad input."""
+    for service in ("signals", "all"):
+        shown = line("run", service, "--ticker", "off", "--settings", "--kafka", "127.0.0.1:9").stdout
+        assert '"ticker":"off"' in shown
+    refused = line("run", "decision", "--ticker", "off", "--settings", "--kafka", "127.0.0.1:9")
+    assert 2 == refused.exit_code
+    assert "decision does not tick" in refused.stderr
