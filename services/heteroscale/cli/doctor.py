@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 import click
 import msgspec
@@ -185,28 +185,25 @@ def _seen(signal: RoleSignal) -> bool:
 
 
 async def _redis(connection: Connection) -> list[Finding]:
-    from redis.exceptions import RedisError  # noqa: PLC0415 (only this check needs it)
-
-    from heteroscale.placement.inventory.redis import client_of  # noqa: PLC0415 (as above)
+    from heteroscale.placement.inventory.redis import RedisInventory, client_of  # noqa: PLC0415 (only this check needs the client)
 
     try:
         found = connection.redis_settings()
     except Rejected as error:
         return [Finding("redis", Verdict.NOTE, error.message, "heteroscale servers up")]
-    redis = client_of(settings.replaced(found, timeout_ms=REDIS_PATIENCE_MS))
+    bounded = settings.replaced(found, timeout_ms=REDIS_PATIENCE_MS)
+    inventory = RedisInventory(client_of(bounded), timeout_ms=REDIS_PATIENCE_MS)
     try:
-        info: dict[str, Any] = await redis.info("server")
-        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
-        have = {key: (await redis.config_get(key)).get(key) for key in wanted}
-    except (RedisError, OSError) as error:
-        shown = settings.redacted(found)["url"]
+        await inventory.ping()
+        warnings = await inventory.warnings()
+    except HeteroscaleError as error:
         cure = "start it, or correct HETEROSCALE_REDIS; heteroscale servers up starts one"
-        return [Finding("redis", Verdict.FAIL, f"{shown} does not answer: {error}", cure)]
+        return [Finding("redis", Verdict.FAIL, f"{settings.redacted(found)['url']} does not answer: {error}", cure)]
     finally:
-        await redis.aclose()
-    findings = [Finding("redis", Verdict.OK, f"{info['redis_version']} answers")]
-    for key, value in wanted.items():
-        if have[key] != value:
-            text = f"{key} is {have[key]}, so reservations may be lost with the server"
-            findings.append(Finding("redis", Verdict.NOTE, text, f"redis-cli config set {key} {value}"))
+        await inventory.close()
+    findings = [Finding("redis", Verdict.OK, f"answers at {settings.redacted(found)['url']}")]
+    for warning in warnings:
+        text, _, setting = warning.removeprefix("redis: ").partition("; set ")
+        cure = f"redis-cli config set {setting}" if setting else "let the user call CONFIG GET"
+        findings.append(Finding("redis", Verdict.NOTE, text, cure))
     return findings
