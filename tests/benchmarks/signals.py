@@ -38,6 +38,7 @@ from heteroscale.runtime.settings import LogFormat, LogLevel, Switch
 from heteroscale.signals import app
 from heteroscale.signals.aggregator import PartitionAggregator
 from heteroscale.signals.settings import SignalsSettings
+from heteroscale.signals.table import SAMPLES_PER_INSTANCE_MAX
 
 ORIGIN_MS = 1_732_000_020_000
 EDGES = [round(0.01 * 1.3**k, 6) for k in range(20)]
@@ -150,6 +151,19 @@ def memory(load: Load) -> tuple[int, int]:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return core.bytes_held // load.instances, peak // load.instances
+
+
+def memory_at_most(load: Load) -> int:
+    """Bytes of columns an instance, when each sends more samples at once than one may hold."""
+    core = PartitionAggregator(0)
+    encode = msgspec.json.Encoder().encode
+    for step in range(SAMPLES_PER_INSTANCE_MAX + 100):
+        samples = [_sample(load, each, step, ORIGIN_MS + 40 * step) for each in range(load.instances)]
+        document = {"kind": "samples", "service": SERVICE, "source": "bench", "samples": samples, "layouts": {"l": EDGES}}
+        core.handle(2 * step, encode(document))
+        core.handle(2 * step + 1, encode({"kind": "tick", "at_ms": ORIGIN_MS + 40 * step}))
+    core.drain()
+    return core.bytes_held // load.instances
 
 
 async def through_faust(kafka: str, load: Load) -> float:
@@ -285,6 +299,8 @@ def main() -> None:
     for histograms in (False, True):
         columns, peak = memory(Load(2_000, 50, 120, histograms))
         print(f"memory an instance{', two histograms' if histograms else '':<18} columns {columns:,} bytes, peak {peak:,} bytes")  # noqa: T201
+        most = memory_at_most(Load(32, 32, 1, histograms))
+        print(f"memory an instance{', two histograms' if histograms else '':<18} {SAMPLES_PER_INSTANCE_MAX} samples held: {most:,} bytes")  # noqa: T201
 
 
 if __name__ == "__main__":
