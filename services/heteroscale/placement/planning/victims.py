@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +36,20 @@ def scale_in(book: Book, demand: Demand) -> None:
     """
     roles = book.request.command.roles
     excess = {role: book.existing(role) - wanted.replicas for role, wanted in sorted(roles.items())}
+    if not any(count > 0 for count in excess.values()):
+        return
+    for role, victims in _chosen(book, demand, excess).items():
+        for group, member in victims:
+            if member.standing is Standing.PENDING:
+                book.move(group, member, InstanceState.STOPPING, "not_ready")
+        ready = [one for one in victims if one[1].standing is not Standing.STOPPING]
+        for at, (group, member) in enumerate(ready):
+            drains = at < roles[role].draining
+            book.move(group, member, InstanceState.DRAINING if drains else InstanceState.STOPPING, "scale_in")
+
+
+def _chosen(book: Book, demand: Demand, excess: Needs) -> dict[RoleName, list[Seated]]:
+    """Who goes, by role: what drains, what is not ready, then of what is ready."""
     chosen: dict[RoleName, list[Seated]] = {role: [] for role in excess}
     groups = _in_order(book, demand)
     for standing in (Standing.DRAINING, Standing.PENDING):
@@ -46,14 +61,7 @@ def scale_in(book: Book, demand: Demand) -> None:
     left = {role: count for role, count in excess.items() if count > 0}
     for group, member in _ready_victims(book, groups, demand, left):
         chosen[member.role].append((group, member))
-    for role, victims in chosen.items():
-        for group, member in victims:
-            if member.standing is Standing.PENDING:
-                book.move(group, member, InstanceState.STOPPING, "not_ready")
-        ready = [one for one in victims if one[1].standing is not Standing.STOPPING]
-        for at, (group, member) in enumerate(ready):
-            drains = at < roles[role].draining
-            book.move(group, member, InstanceState.DRAINING if drains else InstanceState.STOPPING, "scale_in")
+    return chosen
 
 
 def _in_order(book: Book, demand: Demand) -> list[GroupBook]:
@@ -143,11 +151,16 @@ def _by_value(book: Book, group: GroupBook, standing: Standing) -> list[Member]:
         return int(of[min(known)]) if known else -1
 
     members = [member for member in group.members if member.standing is standing]
-    count: dict[int, int] = {}
-    for member in group.members:
-        if member.existing:
-            count[s1(member)] = count.get(s1(member), 0) + 1
-    return sorted(members, key=lambda one: (-int(pool[s1(one)]) if s1(one) >= 0 else 1, count.get(s1(one), 0), one.id))
+    if not members:
+        return members
+    places = {id(member): s1(member) for member in group.members}
+    count = Counter(places[id(member)] for member in group.members if member.existing)
+
+    def value(member: Member) -> tuple[int, int, str]:
+        at = places[id(member)]
+        return (-int(pool[at]) if at >= 0 else 1, count[at], member.id)
+
+    return sorted(members, key=value)
 
 
 def _lost(group: GroupBook, role: RoleName) -> bool:
