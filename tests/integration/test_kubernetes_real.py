@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -25,6 +27,7 @@ from heteroscale.contracts.telemetry import EngineState
 from heteroscale.contracts.topics import Topic
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
+from heteroscale.runtime.pod_watch import PodWatch
 from support import capabilities, loop_world
 from support.kube_loop import PREFIX, KubeLoop, deployment, grant, placed, service
 from support.kube_servers import KubeServers, binaries
@@ -209,6 +212,55 @@ async def _there_and_back(world: Fleet, cluster: KubeServers) -> None:
         assert 3 == len(await asyncio.to_thread(plant.pods))
         world.run("inventory", "check")
         assert "" == world.run("dead-letters", "list", "--json").strip()
+
+
+async def test_a_write_that_came_too_late_is_refused_by_the_api_server(cluster: KubeServers) -> None:
+    """409 from the real server: somebody scaled since we looked; the next look sees it."""
+    api = ClusterApi(cluster.client(cluster.token_of("kubernetes-actuator", "heteroscale")))
+    target = ScaleTarget(service="spare", role="r", namespace="llm", name="spare-r")
+    await asyncio.to_thread(cluster.apply, deployment("spare", "r"))
+    seen = await api.scale(target)
+    assert seen is not None
+    await api.set_scale(target, 2, seen.version)
+    with pytest.raises(Delayed, match="somebody wrote meanwhile"):
+        await api.set_scale(target, 0, seen.version)
+    again = await api.scale(target)
+    assert again is not None
+    assert 2 == again.replicas
+    await api.close()
+    await asyncio.to_thread(cluster.call, "DELETE", "/apis/apps/v1/namespaces/llm/deployments/spare-r")
+
+
+async def test_a_watch_outlives_the_api_server(cluster: KubeServers) -> None:
+    """It goes on where it stopped; one whose version the new server does not know (410) lists anew and sees the same."""
+    client = cluster.client(cluster.token_of("kubernetes-actuator", "heteroscale"))
+    watch = PodWatch(client, "llm", {"app": "watched"}, lambda: None)
+    path = "/api/v1/namespaces/llm/pods"
+    spec = {"containers": [{"name": "engine", "image": "engine"}], "terminationGracePeriodSeconds": 0}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "watched", "labels": {"app": "watched"}}, "spec": spec}
+    assert [] == await watch.pods()
+    await asyncio.to_thread(cluster.call, "POST", path, pod)
+    await _until_seen(watch, 1)
+    await asyncio.to_thread(cluster.restart_api)
+    late = PodWatch(client, "llm", {"app": "watched"}, lambda: None)
+    late.version = "1"
+    await _until_seen(late, 1)
+    assert late.version != "1", "it did not go on from there"
+    await asyncio.to_thread(cluster.call, "DELETE", f"{path}/watched?gracePeriodSeconds=0")
+    for one in (watch, late):
+        await _until_seen(one, 0)
+        await one.close()
+    await client.close()
+
+
+async def _until_seen(watch: PodWatch, pods: int) -> None:
+    """Wait for so many pods in the picture; a server that has just started may forbid what it will allow."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(httpx2.HTTPError):
+                if len(await watch.pods()) == pods:
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def test_without_the_rights_it_says_which_one_is_missing(cluster: KubeServers) -> None:

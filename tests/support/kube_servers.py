@@ -99,7 +99,8 @@ class KubeServers:
     def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self._folder = folder
         self._whole = whole
-        self._processes: list[ProcessId] = []
+        self._processes: dict[str, ProcessId] = {}
+        self._etcd = ""
         self._port = 0
 
     def start(self) -> None:
@@ -117,8 +118,8 @@ class KubeServers:
         etcd = f"http://127.0.0.1:{client}"
         peers = f"http://127.0.0.1:{peer}"
         self._run("etcd", "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync", *_ETCD_ADDRESSES.format(client=etcd, peer=peers).split())
-        self._run("kube-apiserver", *_API_FLAGS.format(etcd=etcd, port=self._port, folder=folder).split())
-        self._until_ready()
+        self._etcd = etcd
+        self._serve_api()
         self.kubeconfig(folder / "kubeconfig", ADMIN)
         if not self._whole:
             self._run("controllers", str(folder / "kubeconfig"))
@@ -208,11 +209,20 @@ class KubeServers:
     def stop(self) -> None:
         """End what was started, last first."""
         while self._processes:
-            process.stop(self._processes.pop(), deadline_s=5.0)
+            process.stop(self._processes.popitem()[1], deadline_s=5.0)
+
+    def restart_api(self) -> None:
+        """The API server ends, and one with nothing in its memory takes its place; returns when it answers."""
+        process.stop(self._processes.pop("kube-apiserver"), deadline_s=5.0)
+        self._serve_api()
+
+    def _serve_api(self) -> None:
+        self._run("kube-apiserver", *_API_FLAGS.format(etcd=self._etcd, port=self._port, folder=self._folder).split())
+        self._until_ready()
 
     def _run(self, program: str, *arguments: str) -> None:
         log = self._folder / f"{program}.log"
-        self._processes.append(process.start([str(_binaries() / program), *arguments], log=log))
+        self._processes[program] = process.start([str(_binaries() / program), *arguments], log=log)
 
     def _until_ready(self) -> None:
         deadline = time.monotonic() + READY_LIMIT_S
