@@ -1,35 +1,45 @@
-"""Replay: telemetry samples verified per second and core, end to end from a bundle on disk, and what reading it alone takes.
+"""Replay: telemetry samples verified per second and core, end to end, beside what reading the same records alone takes.
 
-python tests/benchmarks/replay.py [--minutes 30] [--instances 200]
+PYTHONPATH=tests python tests/benchmarks/replay.py [--minutes 20] [--instances 500] [--histograms]
+
+From a bundle on disk, and straight from a real Kafka (HETEROSCALE_KAFKA) where kcat reads the same range too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
+import resource
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from heteroscale.bus.log import Entry, TopicLayout
+from heteroscale.bus import catalogue, connect
+from heteroscale.bus.log import Entry, Log
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.bus.partitioning import partition_of
+from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import EngineState, Histogram, InstanceSample, Samples, Tick
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.contracts.units import instant_text
 from heteroscale.replay import bundle, capture, frames, verify
 from heteroscale.replay.manifest import Span
 from heteroscale.replay.verdict import StageName
 from heteroscale.signals.aggregator import PartitionAggregator
+from support import brokers
 
 START_MS = 1_767_571_200_000
 BATCH = 50
 EDGES = [0.005 * 1.5**at for at in range(20)]
-PREFIX = "bench"
+APPENDED = 200  # entries at once
 SPEC = {
     "service": "chat",
     "roles": {"prefill": {"min": 1, "max": 900, "gpus": 8}, "decode": {"min": 1, "max": 900, "gpus": 8}},
@@ -62,52 +72,108 @@ def sample(number: int, second: int, at_ms: int, *, histograms: bool) -> Instanc
     )  # fmt: skip
 
 
-async def recorded(folder: Path, arguments: argparse.Namespace) -> int:
-    """A bundle with telemetry and the windows it gives; how many samples."""
-    log = MemoryLog()
-    for topic in Topic:
-        await log.create_topics([TopicLayout(topic_name(PREFIX, topic), CATALOGUE[topic].partitions, {})])
+async def fill(log: Log, prefix: str, arguments: argparse.Namespace) -> int:
+    """Telemetry, the windows it gives and the spec; how many samples."""
+    await catalogue.create(log, prefix, keep_forever=True)
     spec = codec.convert(ServiceSpec, SPEC)
-    await log.append([Entry(topic_name(PREFIX, Topic.SPECS), b"chat", codec.encode(spec), START_MS)])
+    await log.append([Entry(topic_name(prefix, Topic.SPECS), b"chat", codec.encode(spec), START_MS)])
     partition = partition_of(b"chat", 12)
     aggregator = PartitionAggregator(partition)
     aggregator.learn("chat", spec, START_MS)
-    count = 0
+    count, waiting = 0, list[Entry]()
     for offset, (at_ms, key, value) in enumerate(telemetry(arguments.minutes, arguments.instances, histograms=arguments.histograms)):
-        await log.append([Entry(topic_name(PREFIX, Topic.TELEMETRY), key, value, at_ms, partition)])
+        waiting.append(Entry(topic_name(prefix, Topic.TELEMETRY), key, value, at_ms, partition))
         count += 0 if key is None else value.count(b'"instance":')
         windows = aggregator.handle(offset, value).windows
-        if windows:
-            await log.append(
-                [Entry(topic_name(PREFIX, Topic.SIGNALS), b"chat", codec.encode(one), one.end_ms, partition) for one in windows]
-            )
-    await capture.capture(log, capture.Wanted(PREFIX, Span(from_ms=START_MS, to_ms=START_MS + arguments.minutes * 60_000)), folder)
+        waiting += [Entry(topic_name(prefix, Topic.SIGNALS), b"chat", codec.encode(one), one.end_ms, partition) for one in windows]
+        if len(waiting) >= APPENDED:
+            await log.append(waiting)
+            waiting = []
+    await log.append(waiting)
     return count
 
 
-def main() -> None:
-    """Print one line a figure."""
+def span_of(arguments: argparse.Namespace) -> Span:
+    """All of it."""
+    return Span(from_ms=START_MS, to_ms=START_MS + arguments.minutes * 60_000)
+
+
+def line(what: str, samples: int, cpu_s: float, wall_s: float) -> None:
+    """One row of the table."""
+    sys.stdout.write(f"{what:50}{samples / cpu_s:>14,.0f}{samples / wall_s:>14,.0f}\n")
+
+
+def verified(folder: Path, samples: int) -> None:
+    """The signals stage over a bundle on disk."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    verdict = verify.verify(bundle.open_folder(folder), stages=[StageName.SIGNALS])
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    line(f"replay BUNDLE, {verdict.stage(StageName.SIGNALS).compared} windows, {verdict.outcome.value}", samples, cpu, wall)
+
+
+def on_disk(folder: Path, samples: int) -> None:
+    """What there is, reading it, and verifying it."""
+    path = folder / "topics" / "telemetry.v1.jsonl.zst"
+    cpu, wall = time.process_time(), time.perf_counter()
+    size = sum(len(block) for block in frames.blocks(path))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    sys.stdout.write(f"{samples:,} samples, {size / 1e6:.0f} MB of telemetry in {path.stat().st_size / 1e6:.1f} MB\n")
+    sys.stdout.write(f"{'samples a second':50}{'of a core':>14}{'by the clock':>14}\n")
+    line("decompress the bundle's telemetry", samples, cpu, wall)
+    verified(folder, samples)
+
+
+def children_s() -> float:
+    """Processor time of finished children."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def child(what: str, samples: int, command: list[str]) -> None:
+    """A command's time, its own and by the clock."""
+    cpu, wall = children_s(), time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    line(what, samples, children_s() - cpu, time.perf_counter() - wall)
+
+
+def from_kafka(kafka: str, prefix: str, samples: int, arguments: argparse.Namespace) -> None:
+    """The records through kcat, then the whole command: range look-up, reading, verifying."""
+    kcat = shutil.which("kcat")
+    if kcat is None:
+        sys.stdout.write("no kcat to read the same range with; apt-get install kcat\n")
+    else:
+        topic = topic_name(prefix, Topic.TELEMETRY)
+        child("kcat, the same records to /dev/null", samples, [kcat, "-C", "-q", "-b", kafka, "-t", topic, "-o", "beginning", "-e"])
+    span = span_of(arguments)
+    instants = ["--from", instant_text(span.from_ms), "--to", instant_text(span.to_ms)]
+    command = [sys.executable, "-m", "heteroscale.cli.main", "replay", *instants, "-s", "chat", "--kafka", kafka, "--prefix", prefix]
+    child("replay --from --to, out of Kafka", samples, command)
+
+
+async def main() -> None:
+    """A table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=int, default=20)
     parser.add_argument("--instances", type=int, default=500)
     parser.add_argument("--histograms", action="store_true")
     arguments = parser.parse_args()
     sys.stdout.write(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
-    with TemporaryDirectory() as own:
-        folder = Path(own) / "bundle"
-        count = asyncio.run(recorded(folder, arguments))
-        path = folder / "topics" / "telemetry.v1.jsonl.zst"
-        began = time.process_time()
-        size = sum(len(block) for block in frames.blocks(path))
-        reading = time.process_time() - began
-        began = time.process_time()
-        verdict = verify.verify(bundle.open_folder(folder), stages=[StageName.SIGNALS])
-        took = time.process_time() - began
-        signals = verdict.stage(StageName.SIGNALS)
-        sys.stdout.write(f"{count:,} samples, {size / 1e6:.0f} MB of telemetry in {path.stat().st_size / 1e6:.1f} MB\n")
-        sys.stdout.write(f"decompress alone: {count / reading:,.0f} samples/s\n")
-        sys.stdout.write(f"verify, {signals.compared} windows, {verdict.outcome.value}: {count / took:,.0f} samples/s of one core's time\n")
+    kafka, prefix = os.environ.get("HETEROSCALE_KAFKA"), brokers.unique_prefix()
+    log = MemoryLog() if kafka is None else await connect.open_log(BusSettings(kafka=kafka))
+    try:
+        samples = await fill(log, prefix, arguments)
+        with TemporaryDirectory() as own:
+            await capture.capture(log, capture.Wanted(prefix, span_of(arguments)), Path(own) / "bundle")
+            on_disk(Path(own) / "bundle", samples)
+        if kafka is None:
+            sys.stdout.write("no Kafka to read from; set HETEROSCALE_KAFKA\n")
+        else:
+            from_kafka(kafka, prefix, samples, arguments)
+    finally:
+        await log.close()
+        if kafka is not None:
+            await brokers.delete_topics(kafka, prefix)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())
