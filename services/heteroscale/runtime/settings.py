@@ -190,15 +190,23 @@ def _from_file(kind: type[msgspec.Struct], path: Path | str | None) -> tuple[dic
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Rejected("settings", f"is not TOML: {error}", str(path)) from error
     known = [field.name for field in msgspec.structs.fields(kind)]
-    title = _title(kind)
+    values = {name: content[name] for name in known if name in content and not isinstance(content[name], dict)}
+    for base in reversed(kind.__mro__):  # what the struct extends has a table of its own, for all that extend it
+        if issubclass(base, msgspec.Struct) and "title" in vars(base):
+            values |= _table(base, content, path)
+    return values, {name: f"{path}: {name} = {_shown(name, values[name])!r}" for name in values}
+
+
+def _table(kind: type[msgspec.Struct], content: Mapping[str, Any], path: Path | str) -> dict[str, Any]:
+    """The table of one struct. Raises Rejected for a name that it does not have."""
+    title, known = _title(kind), [field.name for field in msgspec.structs.fields(kind)]
     table = content.get(title, {})
     if not isinstance(table, dict):
         raise Rejected("settings", f"{title} is to be a table; write [{title}]", str(path))
     strange = sorted(set(table) - set(known))
     if strange:
         raise Rejected("settings", f"[{title}] has no {strange[0]!r}; known are {', '.join(known)}", str(path))
-    values = {name: content[name] for name in known if name in content and not isinstance(content[name], dict)} | table
-    return values, {name: f"{path}: {name} = {_shown(name, values[name])!r}" for name in values}
+    return table
 
 
 def _from_text(kind: Any, text: str) -> Any:

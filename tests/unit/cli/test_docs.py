@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import inspect
 
-from heteroscale.cli import files
+from heteroscale.cli import files, settings_reference
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.decision.specs.parsing import parse_spec
 
@@ -41,6 +41,11 @@ def test_the_page_of_the_command_line_is_generated() -> None:
     # in a process of its own: click remembers the help option of a command that a test called without its group
     done = subprocess.run([sys.executable, "-m", "heteroscale.cli.reference"], capture_output=True, text=True, check=True)
     assert done.stdout == (DOCS / "cli.md").read_text("utf-8")
+
+
+def test_the_page_of_the_settings_is_generated() -> None:
+    """docs/settings.md is what the settings say; `python -m heteroscale.cli.settings_reference > docs/settings.md` writes it."""
+    assert settings_reference.page() == (DOCS / "settings.md").read_text("utf-8")
 
 
 def test_every_field_of_the_spec_is_on_the_page() -> None:

@@ -287,3 +287,13 @@ def test_the_ticker_may_be_given_to_whoever_ticks(line: CommandLine) -> None:
     refused = line("run", "decision", "--ticker", "off", "--settings", "--kafka", "127.0.0.1:9")
     assert 2 == refused.exit_code
     assert "decision does not tick" in refused.stderr
+
+
+def test_the_file_s_redis_is_the_placement_service_s_too(line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """User, password and certificates of `[redis]` are for every process; `[placement]` may say otherwise."""
+    config = tmp_path / "heteroscale.toml"
+    config.write_text('[redis]\nurl = "rediss://a:1/0"\nusername = "shared"\npassword = "p"\n[placement]\nusername = "own"\n', "utf-8")
+    monkeypatch.setenv("HETEROSCALE_CONFIG", str(config))
+    shown = line("run", "placement", "--settings", "--kafka", "127.0.0.1:9").stdout.splitlines()
+    placement = next(orjson.loads(text)["placement"] for text in shown if "placement" in orjson.loads(text))
+    assert ("rediss://a:1/0", "own", "***") == (placement["url"], placement["username"], placement["password"])
