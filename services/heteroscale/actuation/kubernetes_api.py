@@ -56,7 +56,7 @@ class ClusterApi:
         """`changed` is told the service of a target of which a pod changed."""
         self._client = client
         self._changed = changed
-        self._watches: dict[tuple[str, str], PodWatch] = {}
+        self._watches: dict[str, tuple[dict[str, str], PodWatch]] = {}  # by target: what it selects its pods by, and who follows them
 
     async def scale(self, target: ScaleTarget) -> ScaleView | None:
         """How far the target is scaled; null if there is no such object."""
@@ -80,15 +80,20 @@ class ClusterApi:
     async def pods(self, target: ScaleTarget, selector: Mapping[str, str]) -> list[PodView]:
         """The pods of a target, one an instance, as they are watched."""
         async with _translated(f"watching the pods of {target}", "list and watch pods"):
-            found = await self._watch(target, selector).pods()
+            watch = await self._watch(target, dict(selector))
+            found = await watch.pods()
         return [view for pod in found if (view := pod_view(pod)) is not None]
 
-    def _watch(self, target: ScaleTarget, selector: Mapping[str, str]) -> PodWatch:
-        key = (str(target), ",".join(f"{name}={value}" for name, value in sorted(selector.items())))
-        if key not in self._watches:
-            changed = functools.partial(self._changed, target.service)
-            self._watches[key] = PodWatch(self._client, target.namespace, selector, changed)
-        return self._watches[key]
+    async def _watch(self, target: ScaleTarget, selector: dict[str, str]) -> PodWatch:
+        """The one of a target; a target that was made anew may select other pods."""
+        known = self._watches.get(str(target))
+        if known is not None and known[0] == selector:
+            return known[1]
+        watch = PodWatch(self._client, target.namespace, selector, functools.partial(self._changed, target.service))
+        self._watches[str(target)] = (selector, watch)
+        if known is not None:
+            await known[1].close()
+        return watch
 
     async def patch_pod(self, target: ScaleTarget, patch: PodPatch, now_ms: int) -> None:
         """Label, annotate, and turn the readiness gate. A pod that has gone meanwhile is no error."""
@@ -103,9 +108,9 @@ class ClusterApi:
                 self._note(target, Pod(metadata=turned.metadata, spec=turned.spec, status=turned.status))
 
     def _note(self, target: ScaleTarget, pod: Pod) -> None:
-        for (name, _), watch in self._watches.items():
-            if name == str(target):
-                watch.note(pod)
+        known = self._watches.get(str(target))
+        if known is not None:
+            known[1].note(pod)
 
     async def delete_pod(self, target: ScaleTarget, pod: str) -> None:
         """Its controller starts another if it is to have as many."""
@@ -143,7 +148,7 @@ class ClusterApi:
 
     async def close(self) -> None:
         """Let go of watches and connections."""
-        for watch in self._watches.values():
+        for _, watch in self._watches.values():
             await watch.close()
         await self._client.close()
 

@@ -81,7 +81,7 @@ class Stage:
         """Wait until the actuator's watch has seen all that is."""
         version = self.cluster.publish()
         async with asyncio.timeout(5):
-            while any(int(watch.version or 0) < version for watch in self.actuator._api._watches.values()):
+            while any(int(watch.version or 0) < version for _, watch in self.actuator._api._watches.values()):
                 await asyncio.sleep(0.002)
 
     async def look(self, *instances: PlacedInstance) -> float | None:
@@ -379,6 +379,17 @@ async def test_a_readiness_gate_follows_routability(stage: Build) -> None:
     assert ["", None, "True", "True", "False", "False"] == gates
     written = [path for method, path in one.cluster.calls if method == "PATCH" and path.endswith("/status")]
     assert 2 == len(written), "only when it changes"
+
+
+async def test_a_target_that_is_made_anew_may_select_other_pods(stage: Build) -> None:
+    """The watch follows its selector: pods of before are seen no more."""
+    one = await stage()
+    api = one.actuator._api
+    for app in ("chat-prefill", "renamed"):
+        one.cluster.add_pod(app, f"{app}-1")
+    assert ["chat-prefill-1"] == [pod.name for pod in await api.pods(TARGET, {"app": "chat-prefill"})]
+    assert ["renamed-1"] == [pod.name for pod in await api.pods(TARGET, {"app": "renamed"})]
+    assert 1 == len(api._watches)
 
 
 async def test_a_pod_that_changes_has_its_service_looked_at(stage: Build) -> None:
