@@ -54,6 +54,16 @@ def test_a_bad_bundle_is_2_and_missing_input_3(tmp_path: Path) -> None:
     assert (3, True) == (done.exit_code, done.output.startswith("input missing: "))
 
 
+def test_exit_code_1_says_diverged_and_nothing_else(tmp_path: Path) -> None:
+    """A log that cannot be reached, a page that cannot be written, no bundle at all: 2, with what to do."""
+    span = ("--from", "2026-01-05T00:00Z", "--to", "2026-01-05T01:00Z")
+    done = run("replay", *span, "--kafka", "127.0.0.1:1")
+    assert (2, True) == (done.exit_code, "heteroscale doctor" in done.output)
+    done = run("replay", BURST, "--report", tmp_path / "none" / "x.html")
+    assert (2, True) == (done.exit_code, "No such file or directory" in done.output)
+    assert (2, True) == ((done := run("replay")).exit_code, "--from INSTANT --to INSTANT" in done.output)
+
+
 def test_a_counterfactual_prints_its_horizon_and_table(tmp_path: Path) -> None:
     """Exact up to, modelled after; --diff lists; the report is one file."""
     done = run("replay", BURST, "--set", "behavior.scale_in.stabilization=60s", "--diff", "--report", tmp_path / "out.html")

@@ -71,6 +71,8 @@ def bundle_or_log(path: Path | None, span: tuple[Instant | None, Instant | None]
         with archive.opened(path) as found:
             yield found
         return
+    if since is None or until is None:
+        raise Rejected("window", "give a bundle, or --from INSTANT --to INSTANT to read the log", "replay")
     wanted = capture.Wanted(connection_of().prefix, span_of(None, None, since, until), services)
     with TemporaryDirectory(prefix="heteroscale-replay-") as own:
         folder = Path(own) / "bundle"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import msgspec
 from heteroscale.cli import bundles, output, whatif_text
 from heteroscale.cli.durations import INSTANT
 from heteroscale.cli.options import connection_options, json_option
-from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.contracts.units import Instant
 from heteroscale.replay import decision_stage, overrides, report, verdict, verify, whatif
 from heteroscale.replay.bundle import Bundle
@@ -34,7 +35,7 @@ Examples:
   heteroscale replay --from 2026-11-22T17:00Z --to 2026-11-22T18:00Z --service chat-70b
 
 \b
-Exit codes: 0 identical (or a counterfactual was computed), 1 diverged, 2 bad bundle or not replayable, 3 input missing.""",
+Exit codes: 0 identical (or a counterfactual was computed), 1 diverged, 2 bad input or not replayable, 3 input missing.""",
 )
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--from", "since", type=INSTANT, help="Read the log from here, without a bundle.")
@@ -74,7 +75,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     and marked so beyond it. Nothing is ever written to a topic or an inventory.
     """
     case = _case(texts, policy, without)
-    with bundles.bundle_or_log(bundle, (since, until), services) as found:
+    with _exit_1_says_diverged(), bundles.bundle_or_log(bundle, (since, until), services) as found:
         answers = None
         if page is not None:
             text, answers = report.page(Recorded(found), case, title=_title(texts, policy, without))
@@ -85,6 +86,17 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
         if page is not None:
             output.note(f"report: {page}")
     ctx.exit(code)
+
+
+@contextmanager
+def _exit_1_says_diverged() -> Iterator[None]:
+    """And nothing else: a log that is away or a file that cannot be written is exit code 2 here."""
+    try:
+        yield
+    except Retryable as error:
+        raise Rejected("unreachable", f"{error} (try again, or see what is reachable: heteroscale doctor)") from error
+    except OSError as error:
+        raise Rejected("refused", error.strerror or str(error), str(error.filename or "")) from error
 
 
 def _case(texts: tuple[str, ...], policy: Path | None, without: tuple[str, ...]) -> whatif.Case:

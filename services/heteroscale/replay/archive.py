@@ -97,7 +97,7 @@ def unpack(source: Path, folder: Path) -> None:
         with tarfile.open(fileobj=io.BufferedReader(_FrameSource(source)), mode="r|") as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, OSError) as error:
-        raise Rejected("damaged", f"cannot be unpacked: {error}", str(source)) from error
+        raise Rejected("damaged", f"cannot be unpacked: {error}; {bundle.AGAIN}", str(source)) from error
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def opened(path: Path, *, check: bool = True) -> Iterator[Bundle]:
         yield bundle.open_folder(path, check=check)
         return
     if not path.is_file():
-        raise Rejected("no_bundle", "there is no such bundle", str(path))
+        raise Rejected("no_bundle", "there is no such bundle; heteroscale incident capture makes one", str(path))
     with TemporaryDirectory(prefix="heteroscale-incident-") as own:
         unpack(path, Path(own))
         yield bundle.open_folder(Path(own), check=check)

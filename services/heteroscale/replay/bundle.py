@@ -29,6 +29,7 @@ TOPICS: Final = "topics"
 DECISIONS: Final = "decisions.jsonl"
 README: Final = "README.txt"
 CHUNK: Final = 1 << 20
+AGAIN: Final = frames.AGAIN
 VALUE: Final = b',"value":'
 HEAD_BYTES: Final = 1_000
 LONG_BYTES: Final = 4_000
@@ -240,11 +241,11 @@ class Bundle:
         for name, mark in sorted(self.manifest.files.items()):
             path = self.folder / name
             if not path.is_file():
-                raise Rejected("damaged", "is missing from the bundle", str(path))
+                raise Rejected("damaged", f"is missing from the bundle; {AGAIN}", str(path))
             found = mark_of(path)
             if found != mark:
                 what = f"has {found.bytes} bytes, not {mark.bytes}" if found.bytes != mark.bytes else "sha256 differs"
-                raise Rejected("damaged", f"is not as it was written ({what})", str(path))
+                raise Rejected("damaged", f"is not as it was written ({what}); {AGAIN}", str(path))
         for topic in self.manifest.topics.values():
             if topic.file not in self.manifest.files or not (self.folder / topic.file).resolve().is_relative_to(self.folder.resolve()):
                 raise Rejected("damaged", f"names {topic.file}, which it does not list", str(self.folder / manifest.NAME))

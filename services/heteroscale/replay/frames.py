@@ -23,6 +23,7 @@ SKIPPABLE: Final = range(0x184D2A50, 0x184D2A60)
 _DICTIONARY_BYTES: Final = (0, 1, 2, 4)
 _CONTENT_BYTES: Final = (0, 2, 4, 8)
 _RLE: Final = 1
+AGAIN: Final = "copy the bundle or capture it again"
 
 
 class FrameWriter:
@@ -72,7 +73,7 @@ def blocks(path: Path) -> Iterator[bytes]:
             while frame := _frame(file):
                 yield bytes(cramjam.zstd.decompress(frame))
     except (cramjam.DecompressionError, EOFError, OSError) as error:
-        raise Rejected("damaged", f"cannot be decompressed: {error}", str(path)) from error
+        raise Rejected("damaged", f"cannot be decompressed: {error}; {AGAIN}", str(path)) from error
 
 
 def lines(path: Path) -> Iterator[bytes]:

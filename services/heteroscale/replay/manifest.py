@@ -96,7 +96,7 @@ def read(payload: bytes, place: str) -> Manifest:
     try:
         head = msgspec.json.decode(payload, type=_Head)
     except msgspec.MsgspecError as error:
-        raise Rejected("no_bundle", f"is no manifest: {error}", place) from error
+        raise Rejected("no_bundle", f"is no manifest of a bundle: {error}; copy the bundle or capture it again", place) from error
     if head.format != FORMAT:
         raise Rejected("no_bundle", f"format is {head.format!r}, not {FORMAT!r}", place)
     if head.version != VERSION:

@@ -22,7 +22,7 @@ from heteroscale.contracts.names import FleetName, InstanceName, NodeName, Servi
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
-from heteroscale.placement import rebuild, reservation, state, words
+from heteroscale.placement import lineage, rebuild, reservation, state, words
 from heteroscale.placement.fold import CycleInput, Event
 from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.nodes import NodeChange
@@ -146,6 +146,7 @@ class _Fleet:
             commands=standing.answered(self._recorded, placements),
             ended=words.ended(self._heard(cut.get(self._actuations_at, 0))),
             ghosts=self._ghosts(listed, cut.get(self._actuations_at, 0)),
+            lineage=lineage.of(one.message for one in self._recorded.placements if self._is_before(one.message, gen, number)),
         )
         image = rebuild.image(remains)
         if number is not None:
@@ -155,6 +156,12 @@ class _Fleet:
         fence = await self._inventory.take_fence(self._fleet)
         await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=None if old is None else old.gen, image=image))
         return await self._restarted(None)
+
+    def _is_before(self, placement: Placement, gen: int, number: int | None) -> bool:
+        """Whether a record is from before a generation, or (`number`) no later than a cycle of it."""
+        if placement.fleet != self._fleet or placement.inputs is None:
+            return False
+        return placement.gen < gen or (number is not None and placement.gen == gen and placement.inputs.cycle <= number)
 
     async def _restarted(self, now: FleetState | None) -> FleetState:
         """The state as a new owner reads it."""

@@ -298,7 +298,11 @@ def _windows_without(recorded: Recorded, names: Sequence[str]) -> dict[tuple[Ser
     found = {(window.service, window.end_ms): window for window in signal_stage.windows(recorded, edit=edit)}
     strange = sorted(set(names) - seen)
     if strange:
-        raise Rejected("unknown_name", "is no instance and no node in the bundle's telemetry", strange[0])
+        raise Rejected(
+            "unknown_name",
+            "is no instance and no node in the bundle's telemetry; explain BUNDLE --at INSTANT --all lists who was heard",
+            strange[0],
+        )
     return found
 
 
