@@ -29,7 +29,7 @@ CONTENTS = {
     "huge": b'{"service":"a","start_ms":' + b"9" * 400 + b',"end_ms":1e999}\n',
     "surrogate": b'{"kind":"samples","service":"\\ud800","source":"x","layouts":{},"samples":[]}\n',
     "cycle": b"&a [*a]\n",
-    "deep": b"[" * 3_000,
+    "deep": b"[" * 1_500,
     "header": b"at_s,prompt_tokens,output_tokens\nNaN,-1,1e400\n",
 }
 READERS = (
@@ -49,9 +49,9 @@ READERS = (
     ["incident", "show", "{}"],
     ["replay", "{}"],
     ["explain", "{}"],
-    ["simulate", "--spec", "{}", "--trace", "azure-2024-code", "--fleet", FLEET],
+    ["simulate", "--spec", "{}", "--trace", "{trace}", "--fleet", FLEET],
     ["simulate", "--spec", SPEC, "--trace", "{}", "--fleet", FLEET],
-    ["simulate", "--spec", SPEC, "--trace", "azure-2024-code", "--fleet", "{}"],
+    ["simulate", "--spec", SPEC, "--trace", "{trace}", "--fleet", "{}"],
 )
 ENOUGH = {("signals", "empty"), ("decide", "empty")}  # no telemetry and no windows are nothing to do
 
@@ -63,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in CONTENTS.items():
         (made / name).write_bytes(content)
     (made / "directory").mkdir()
+    (made / "trace.csv").write_text("at_s,prompt_tokens,output_tokens\n0,100,10\n")
     return made
 
 
@@ -71,7 +72,8 @@ def test_a_file_of_another_kind_is_bad_input(folder: Path, arguments: list[str])
     """Exit code 2 (or 1 where what is sound goes on to a log that is away), something on stderr, nothing raised."""
     wrong = []
     for name in (*CONTENTS, "directory", "missing"):
-        given = [str(folder / name) if word == "{}" else word for word in arguments]
+        places = {"{}": folder / name, "{trace}": folder / "trace.csv"}
+        given = [str(places.get(word, word)) for word in arguments]
         done = CliRunner().invoke(cli, given)
         sound = done.exception is None or isinstance(done.exception, SystemExit)
         said = done.exit_code in {1, 2, 3} and bool(done.stderr.strip() or done.stdout.strip())

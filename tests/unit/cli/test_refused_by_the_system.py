@@ -60,13 +60,15 @@ def test_a_broker_that_cannot_be_looked_up_is_bad_input(address: str) -> None:
     assert "127.0.0.1" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["[" * 5_000, '{"a":' * 5_000], ids=["lists", "maps"])
+@pytest.mark.parametrize("text", ["[" * 1_500, '{"a":' * 1_500], ids=["lists", "maps"])
 @pytest.mark.parametrize("command", ["validate", "signals compute", "simulate"])
 def test_nesting_without_end_is_bad_input(tmp_path: Path, command: str, text: str) -> None:
     """In YAML and in JSON; a bad line of telemetry is passed over, with its place."""
     file = tmp_path / "file"
     file.write_text(text + "\n")
-    more = ["--spec", SPEC, "--trace", "azure-2024-code", "--fleet"] if command == "simulate" else []
+    trace = tmp_path / "trace.csv"
+    trace.write_text("at_s,prompt_tokens,output_tokens\n0,100,10\n")
+    more = ["--spec", SPEC, "--trace", str(trace), "--fleet"] if command == "simulate" else []
     done = CliRunner().invoke(cli, [*command.split(), *more, str(file)])
     assert (0 if command == "signals compute" else 2) == done.exit_code, done.exception
     assert f"{file}" in done.stderr
