@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -225,3 +226,20 @@ async def test_a_server_out_of_memory_is_awaited_not_given_up(tmp_path: Path, at
         inventory = opened(full.port, at_end)
         with pytest.raises(Retryable, match="maxmemory"):
             await inventory.take_fence("default")
+
+
+async def test_a_server_that_starts_anew_between_loading_a_script_and_running_it_is_awaited(own_redis: OwnRedis, at_end: AtEnd) -> None:
+    """It does not know the script again: to be tried again, not the end of the process."""
+    inventory = opened(own_redis.port, at_end)
+    client: Any = inventory._client
+    load = client.script_load
+
+    async def forgotten(text: str) -> None:
+        await load(text)
+        await client.script_flush()
+
+    client.script_load = forgotten
+    with pytest.raises(Retryable, match="No matching script"):
+        await inventory.read("default")
+    client.script_load = load
+    assert await inventory.read("default") is None

@@ -13,6 +13,7 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
 from heteroscale.contracts.placements import Placement
+from heteroscale.placement.lineage import Lineage
 
 
 class _Inputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +105,15 @@ class PlacementsTopic:
                 placement = _whole(record, fleet)
                 if placement is not None:
                     found |= {one.id: placement for group in placement.groups for one in group.instances if one.id in wanted}
+        return found
+
+    async def lineage(self, fleet: FleetName) -> Lineage:
+        """Who stands in for whom in a fleet, from the whole history that is still on the log."""
+        found = Lineage()
+        async for batch in scan.to_end(self._log, await scan.partitions_of(self._log, [self._topic])):
+            for placement in (_whole(record, fleet) for record in batch):
+                if placement is not None:
+                    found.fold(placement)
         return found
 
     def _fold(self, record: Record) -> None:

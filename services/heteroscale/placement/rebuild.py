@@ -26,6 +26,7 @@ from heteroscale.placement.inventory.entries import (
     Standing,
     held_by_node,
 )
+from heteroscale.placement.lineage import Lineage
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.state import ServiceState
 
@@ -36,7 +37,7 @@ class Remains:
 
     `commands`: the whole Command of each newest Placement, where it was found. `ended`: instances of which word came that no process
     is left. `ghosts`: instances whose last word was that they run although no newest Placement lists them, each with the last
-    Placement that did.
+    Placement that did. `lineage`: what the history of placements.v1 tells of who stands in for whom.
     """
 
     fleet: FleetName
@@ -46,6 +47,7 @@ class Remains:
     commands: Mapping[ServiceName, Command] = field(default_factory=dict)
     ended: Collection[InstanceName] = frozenset()
     ghosts: Mapping[InstanceName, Placement] = field(default_factory=dict)
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def image(remains: Remains) -> FleetImage:
@@ -56,7 +58,8 @@ def image(remains: Remains) -> FleetImage:
         services[service] = _service(placement, remains.commands.get(service))
         for group in placement.groups:
             for one in group.instances:
-                instances[one.id] = _instance(service, group.id, one, placement, ended=one.id in remains.ended)
+                entry = _instance(service, group.id, one, placement, ended=one.id in remains.ended)
+                instances[one.id] = _related(entry, one.id, remains.lineage)
     _haunt(services, instances, remains.ghosts)
     return FleetImage(
         gen=remains.gen,
@@ -185,6 +188,12 @@ def _instance(service: ServiceName, group: str, one: PlacedInstance, placement: 
         cause=Cause.NODE_LOST if failed and not ended else None,
         replacement=one.state in life.STARTED,  # nobody knows any more: the gate then holds back newcomers only
     )
+
+
+def _related(entry: InstanceEntry, name: InstanceName, lineage: Lineage) -> InstanceEntry:
+    """Whom it stands in for, and whether somebody is to stand in for it."""
+    late = name in lineage.overdue and entry.state is InstanceState.STOPPING
+    return msgspec.structs.replace(entry, replaces=lineage.replaces.get(name), cause=Cause.OVERDUE if late else entry.cause)
 
 
 def _ghost(name: InstanceName, placement: Placement) -> InstanceEntry:

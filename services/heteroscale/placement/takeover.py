@@ -140,6 +140,7 @@ async def _rebuild(with_: TakeOver, fleet: FleetName, fence: int, image: FleetIm
         commands=await _commands_of(with_, newest),
         ended=words.ended(heard),
         ghosts=await _ghosts(with_, fleet, listed),
+        lineage=await with_.placements.lineage(fleet),
     )
     built = rebuild.image(remains)
     old_gen = image.gen if image is not None else None

@@ -9,7 +9,7 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.fleet import NodeState
 from heteroscale.contracts.placements import InstanceState, Placement
-from heteroscale.placement import check, gate, rebuild, words
+from heteroscale.placement import check, gate, lineage, rebuild, words
 from heteroscale.placement.inventory.entries import Cause, FleetImage, Quarantine, Standing
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.rebuild import Remains
@@ -187,3 +187,20 @@ def test_adopted_gpus_are_not_used_and_held_at_once() -> None:
     }
     image, _ = rebuilt(driver, records=full)
     assert {(0, 0)} == {(entry.free, entry.used) for entry in image.nodes.values()}
+
+
+@pytest.mark.parametrize("nodes", [6, 4, 3])
+def test_who_stands_in_for_whom_comes_back_from_the_history(nodes: int) -> None:
+    """After a rebuild an overdue start is not replaced twice, and its replacement waits for its end, with room for all, some or none."""
+    driver = Driver(*(node(f"n{at}") for at in range(nodes)))
+    driver.cycle(command())
+    late_ms = driver.state.services["chat"].entry.command.start_deadline_ms
+    driver.cycle(command(after_ms=late_ms))
+    driver.cycle(command(after_ms=late_ms + 1))
+    before = {name: (one.replaces, one.cause) for name, one in driver.image().instances.items()}
+    assert 3 == sum(cause is Cause.OVERDUE for _, cause in before.values())
+    image, _ = rebuilt(driver, lineage=lineage.of([*driver.written, *driver.written]))
+    after = {name: (one.replaces, one.cause) for name, one in image.instances.items()}
+    assert before == after
+    blind, _ = rebuilt(driver)
+    assert before != {name: (one.replaces, one.cause) for name, one in blind.instances.items()}

@@ -35,7 +35,7 @@ from heteroscale.runtime.settings import RedisSettings
 BUILD_DEADLINE_FACTOR: Final = 15  # a rebuild of tens of thousands of nodes is one long script
 PIPELINE_MAX: Final = 256
 AWAY: Final = ("BUSY", "NOREPLICAS", "MISCONF")  # what the server says while it cannot serve, of codes that the client has no class for
-AWAY_ERRORS: Final = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)  # of the others
+AWAY_ERRORS: Final = (ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, TryAgainError)  # of the others
 
 _packed: Final = msgspec.msgpack.Decoder(list[list[str] | str])
 
