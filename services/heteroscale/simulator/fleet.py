@@ -13,11 +13,13 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.fleet import FleetNode
 
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 def parse(text: str, place: str) -> list[FleetNode]:
     """Nodes of a FLEET.yaml, sorted by name. Raises Rejected with the node at fault."""
     try:
-        document: Any = yaml.safe_load(text)
+        document: Any = yaml.load(text, _Loader)  # noqa: S506 - it is a safe one, in C where there is one
     except yaml.YAMLError as error:
         raise Rejected("yaml", str(error), place) from error
     except RecursionError as error:
