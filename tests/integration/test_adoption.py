@@ -95,6 +95,8 @@ def test_running_engines_are_adopted_and_nothing_of_theirs_is_ever_free(world: F
     assert {"n0": (0, 8, 0), "n1": (0, 8, 0), "n2": (0, 8, 0), "n3": (8, 0, 0)} == {
         name: found for name, found in accounts(world).items() if name < "n4"
     }
+    shown_nodes = documents(world.run("inventory", "show", "--fleet", fleet, "--json"))
+    assert {"n1": "quarantined (adoption_conflict)"} == {row["node"]: row["standing"] for row in shown_nodes if row["standing"] != "ready"}
     assert "ok" in world.run("inventory", "check", "--fleet", fleet)
 
 

@@ -16,13 +16,14 @@ from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.placement import app
 from heteroscale.placement.inventory.entries import Standing
 from heteroscale.placement.inventory.memory import MemoryInventory
+from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime import metrics
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from support.gangs import node
 from support.placement_driver import actuation, command
-from support.placement_stage import Stage, instances
+from support.placement_stage import WORLDS, Stage, instances, world_of
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 GPUS = {f"n{at}": 8 for at in range(9)}
@@ -54,12 +55,20 @@ class Deaf:
         return member
 
 
-async def staged(log: Log, inventory: MemoryInventory, at_end: AtEnd, unheard: set[str] | None = None) -> tuple[Stage, Context]:
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
+    """A log and an inventory: both in memory, or both real."""
+    return world_of(request, at_end)
+
+
+async def staged(
+    log: Log, inventory: Inventory, at_end: AtEnd, unheard: set[str] | None = None, prefix: str = PREFIX
+) -> tuple[Stage, Context]:
     """A service with a short period, and one that has converged."""
-    stage = Stage(log, PREFIX)
+    stage = Stage(log, prefix)
     at_end.append(stage.close)
     await stage.build(*(node(name) for name in GPUS))
-    context = Context(log=Deaf(log, unheard if unheard is not None else set()), prefix=PREFIX, health=Health())  # type: ignore[arg-type] # all else is handed on
+    context = Context(log=Deaf(log, unheard if unheard is not None else set()), prefix=prefix, health=Health())  # type: ignore[arg-type] # all else is handed on
     settings = PlacementSettings(group="reconciled", poll_ms=20, reconcile_ms=PERIOD_MS)
     stage.workers[asyncio.create_task(app.serve(context, settings, inventory))] = context
     placed = await stage.answer(command())
@@ -88,10 +97,12 @@ async def test_it_is_silent_where_all_agree(memory_log: Log, at_end: AtEnd) -> N
     await stage.stop()
 
 
-async def test_an_end_that_was_lost_on_the_way_is_heard_in_the_second_look(memory_log: Log, at_end: AtEnd) -> None:
+async def test_an_end_that_was_lost_on_the_way_is_heard_in_the_second_look(
+    world: tuple[Log, Inventory], prefix: str, at_end: AtEnd
+) -> None:
     """NO-LEAK: one observation frees nothing; the second one does, and what a person stopped is not replaced."""
-    inventory, unheard = MemoryInventory(), set[str]()
-    stage, _ = await staged(memory_log, inventory, at_end, unheard)
+    (log, inventory), unheard = world, set[str]()
+    stage, _ = await staged(log, inventory, at_end, unheard, prefix)
     victim = instances(stage.placements[-1])[0]
     unheard.add(victim.id)
     await stage.send(actuation(victim.id, K.STOPPED, at_ms=stage.placements[-1].at_ms))
@@ -118,10 +129,10 @@ async def test_another_content_under_the_same_number_is_overwritten(memory_log: 
     await stage.stop()
 
 
-async def test_a_ghost_puts_its_node_out(memory_log: Log, at_end: AtEnd) -> None:
+async def test_a_ghost_puts_its_node_out(world: tuple[Log, Inventory], prefix: str, at_end: AtEnd) -> None:
     """NO-OVERLAP: a process that a Placement once listed and that still runs quarantines its node until word of its end comes."""
-    inventory = MemoryInventory()
-    stage, _ = await staged(memory_log, inventory, at_end)
+    log, inventory = world
+    stage, _ = await staged(log, inventory, at_end, prefix=prefix)
     before = stage.placements[-1]
     ghost = instances(before)[0]
     (at,) = ghost.nodes
@@ -141,7 +152,7 @@ async def test_a_ghost_puts_its_node_out(memory_log: Log, at_end: AtEnd) -> None
     assert [] == await stage.judged(inventory, GPUS)
 
 
-async def standing(inventory: MemoryInventory, name: str) -> Standing:
+async def standing(inventory: Inventory, name: str) -> Standing:
     """What a node may do."""
     image = await inventory.read("default")
     assert image is not None
