@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,18 @@ def test_a_started_process_runs_and_is_stopped(tmp_path: Path) -> None:
     assert process.stop(started)
     assert not process.runs(started)
     assert not process.stop(started)
+
+
+def test_a_started_process_keeps_nothing_of_its_starter_open(tmp_path: Path) -> None:
+    """The end of a pipe that the starter's shell left open is closed in it: who reads the pipe is not kept waiting."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    started = script("exec sleep 30", tmp_path / "log")
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        ready, _, _ = select.select([pipe], [], [], 5.0)
+        assert "" == (pipe.read() if ready else None)
+    assert process.stop(started)
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A pid alone names nobody: the kernel gives it out again. So a process is identif
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import msgspec
 
 from heteroscale.servers.failure import PortTaken, ServerFailure
 
+STANDARD_ERROR = 2
 TAIL_LINES = 15
 ENDED = "ended at once"
 _POLL_S = 0.05
@@ -52,19 +54,33 @@ def runs(process: ProcessId) -> bool:
 
 
 def start(argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> ProcessId:
-    """Start `argv` (absolute program first) in a session of its own, output appended to `log`. Raises ServerFailure."""
+    """Start `argv` (absolute program first) in a session of its own, output appended to `log`. Raises ServerFailure.
+
+    It gets none of the caller's other descriptors: a server that outlives the caller must not keep a lock or a pipe of its shell.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _inherited()),
     ]
     try:
         pid = os.posix_spawn(argv[0], list(argv), dict(environment or os.environ), file_actions=actions, setsid=True)
     except OSError as error:
         raise ServerFailure(f"cannot start {argv[0]}: {error.strerror}", cure="check that the program is there and may be run") from error
     return ProcessId(pid=pid, mark=_start_mark(pid) or ENDED)  # one that has ended already is found out by `wait_ready`
+
+
+def _inherited() -> list[int]:
+    """Open descriptors beside the standard ones that a new program would be given."""
+    found = []
+    for number in sorted(int(path.name) for path in Path("/dev/fd").iterdir()):
+        with contextlib.suppress(OSError):  # the one that listed the folder is closed by now
+            if number > STANDARD_ERROR and os.get_inheritable(number):
+                found.append(number)
+    return found
 
 
 def stop(process: ProcessId, *, deadline_s: float = 15.0) -> bool:
