@@ -21,7 +21,6 @@ ROWS: Final = (
     ("guard-alarm minutes", "guard_alarm_minutes", "g"),
     ("requests within SLO", "in_slo", ".2%"),
 )
-WIDTHS: Final = (12, 12, 14, 12)
 SHOWN: Final = 40
 
 
@@ -39,6 +38,8 @@ def _service(answer: Answer, *, diff: bool) -> Iterator[str]:
         yield f"{answer.service}: nothing would have changed in {answer.decisions} decisions (exact)"
         if answer.reworded:
             yield f"  {answer.reworded} decisions would have had other stages, with the same action"
+        yield ""
+        yield from _rows((("recorded and instead", answer.before, 24),))
         return
     yield f"{answer.service}: exact up to {instant_text(answer.horizon_ms)}, the first changed action (the horizon)"
     first = answer.changed[0]
@@ -53,17 +54,30 @@ def _service(answer: Answer, *, diff: bool) -> Iterator[str]:
 def _table(answer: Answer) -> Iterator[str]:
     """Simulated columns are named so; the first of them is the recorded policy, and shows what the simulator gets wrong."""
     yield f"  {'':22}{'up to':>12}{'after it':>12}{'after it, simulated':>26}"
-    yield f"  {'':22}{'horizon':>12}{'recorded':>12}{'as recorded':>14}{'instead':>12}"
-    for title, name, shape in ROWS:
-        figures = (answer.before, answer.recorded, answer.simulated_as_recorded, answer.simulated)
-        cells = (_cell(one, name, shape) for one in figures)
-        yield f"  {title:22}{''.join(f'{cell:>{width}}' for cell, width in zip(cells, WIDTHS, strict=True))}"
+    yield from _rows(
+        (
+            ("horizon", answer.before, 12),
+            ("recorded", answer.recorded, 12),
+            ("as recorded", answer.simulated_as_recorded, 14),
+            ("instead", answer.simulated, 12),
+        )
+    )
     yield ""
     startup = "" if answer.startup_ms is None else f", start-up {answer.startup_ms / 1000:g} s"
     if answer.simulated is not None:
         yield f"  simulated: demand as recorded{startup}; the two simulated columns are the ones to compare"
     for note in answer.notes:
         yield f"  note: {note}"
+
+
+def _rows(columns: Sequence[tuple[str, Figures | None, int]]) -> Iterator[str]:
+    """Titles, figures and widths of the columns, a row a figure."""
+    yield f"  {'':22}{''.join(f'{title:>{width}}' for title, _, width in columns)}"
+    for title, name, shape in ROWS:
+        if all(_value(figures, name) is None for _, figures, _ in columns):
+            continue
+        cells = (f"{_cell(figures, name, shape):>{width}}" for _, figures, width in columns)
+        yield f"  {title:22}{''.join(cells)}"
 
 
 def _differences(answer: Answer) -> Iterator[str]:
@@ -86,6 +100,11 @@ def _title(moved: Moved | None) -> str:
     return f"{moved.action} ({moved.reason}): {', '.join(counts)}"
 
 
+def _value(figures: Figures | None, name: str) -> float | None:
+    found: float | None = None if figures is None else getattr(figures, name)
+    return found
+
+
 def _cell(figures: Figures | None, name: str, shape: str) -> str:
-    value = None if figures is None else getattr(figures, name)
+    value = _value(figures, name)
     return "-" if value is None else format(value, shape)

@@ -221,24 +221,27 @@ def _placements_read(recorded: Recorded, decision: Decision) -> list[str]:
 
 
 def _answers(recorded: Recorded, decision: Decision) -> Iterator[Found[Placement]]:
-    """Placements of the command that the decision gave, up to the one that says converged."""
-    if decision.command_id != decision.id:
-        return
+    """Placements of the command that the decision gave, up to the one that says converged; of one that it affirmed, up to the next."""
     seen: set[tuple[int, int | None]] = set()
+    affirmed = decision.command_id != decision.id
+    later = next((one.message.at_ms for one in recorded.decisions_after(decision.service, decision.at_ms)), 2**62) if affirmed else 2**62
     for one in recorded.placements_of(decision.service):
         placement = one.message
         key = (placement.gen, placement.seq)
-        if placement.command_id == decision.id and key not in seen:
-            seen.add(key)
-            yield one
-            if placement.status.value == "converged":
-                return
+        if placement.command_id != decision.command_id or key in seen or placement.at_ms >= later:
+            continue
+        if affirmed and placement.at_ms < decision.at_ms:
+            continue
+        seen.add(key)
+        yield one
+        if not affirmed and placement.status.value == "converged":
+            return
 
 
 def _ended(recorded: Recorded, decision: Decision, answers: list[Found[Placement]]) -> str:
     """How it ended: converged, overtaken by a newer command, or not inside the bundle."""
     if decision.command_id != decision.id:
-        return "nothing was changed"
+        return "the command before was affirmed"
     for answer in answers:
         if answer.message.status.value == "converged":
             return f"converged at {instant_text(answer.message.at_ms)}  {answer.place}"
