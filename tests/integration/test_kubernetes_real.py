@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from lightkube.resources.core_v1 import Pod
 
 from heteroscale.actuation import app, kubernetes_api
 from heteroscale.actuation.desks import Delayed
@@ -28,9 +29,11 @@ from heteroscale.contracts.topics import Topic
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from heteroscale.runtime.pod_watch import PodWatch
+from heteroscale.telemetry.export_pods import Pods
+from heteroscale.telemetry.export_settings import ExportSettings
 from support import capabilities, loop_world
 from support.kube_loop import PREFIX, KubeLoop, deployment, grant, placed, service
-from support.kube_servers import KubeServers, binaries
+from support.kube_servers import ROOT, KubeServers, binaries
 from support.loop_world import HIGH, LOW, NODES, RATIO, SERVICES, plant_of
 from support.plant import Engine, Plant
 from support.processes import Fleet
@@ -261,6 +264,18 @@ async def _until_seen(watch: PodWatch, pods: int) -> None:
                 if len(await watch.pods()) == pods:
                     return
             await asyncio.sleep(0.02)
+
+
+async def test_an_exporter_finds_its_pods_under_its_own_rights(cluster: KubeServers) -> None:
+    """The manifest's account may list and watch pods there, and nothing else."""
+    for document in yaml.safe_load_all((ROOT / "infra/kubernetes/exporter/rbac.yaml").read_text()):
+        await asyncio.to_thread(cluster.apply, document)
+    source = Pods.parse("llm/heteroscale.io/service=nobody:8000", ExportSettings())
+    source.client = cluster.client(cluster.token_of("exporter", "heteroscale"))
+    assert [] == await source.targets()
+    with pytest.raises(httpx2.HTTPStatusError, match="forbidden"):
+        await source.client.delete(Pod, "any", namespace="llm")
+    await source.close()
 
 
 async def test_without_the_rights_it_says_which_one_is_missing(cluster: KubeServers) -> None:

@@ -22,6 +22,7 @@ from lightkube.resources.core_v1 import Pod
 from heteroscale.runtime import clock, logs
 
 LIST_LIMIT_S: Final = 15.0
+CLOSE_LIMIT_S: Final = 2.0
 CONNECT_LIMIT_S: Final = 10.0
 ROUND_S: Final = 290  # the server ends a stream after this; the real one keeps it for five to ten minutes at most by default
 SILENCE_S: Final = 150.0  # the real server sends a bookmark a minute: longer silence is a dead connection
@@ -66,6 +67,7 @@ class PodWatch:
         self._error: Exception | None = None
         self._failing_since_s: float | None = None
         self._task: asyncio.Task[None] | None = None
+        self._calm = asyncio.Event()  # nothing is being connected: httpx does not close what is cancelled in a handshake
         self._logger = logs.logger(namespace=namespace, labels=dict(labels))
         self.version: str | None = None
 
@@ -90,6 +92,9 @@ class PodWatch:
     async def close(self) -> None:
         """Stop following."""
         if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_LIMIT_S):
+                    await self._calm.wait()
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -100,6 +105,7 @@ class PodWatch:
         pause_s = PAUSE_FIRST_S
         while True:
             began_s = clock.monotonic_s()
+            self._calm.clear()
             try:
                 if self.version is None:
                     await self._list()
@@ -115,6 +121,7 @@ class PodWatch:
                     continue
             except _FAILURES as error:
                 self._failed(error)
+            self._calm.set()
             await asyncio.sleep(max(pause_s, _retry_after_s(self._error)))
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
 
@@ -159,6 +166,7 @@ class PodWatch:
                 raise _GoneError
             response.raise_for_status()
             self._well()
+            self._calm.set()
             async for line in response.aiter_lines():
                 if line.strip():
                     self._take(msgspec.json.decode(line, type=_Event))

@@ -15,6 +15,8 @@ from heteroscale.cli.registry import COMMANDS
 from heteroscale.cli.run import SERVICES
 from heteroscale.runtime.metrics import CATALOGUE, Kind
 from heteroscale.servers import docker
+from heteroscale.telemetry.export_pods import Pods
+from heteroscale.telemetry.export_settings import ExportSettings
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
@@ -200,3 +202,20 @@ def test_the_kubernetes_actuator_is_whole(tmp_path: Path) -> None:
     deployment = yaml.safe_load((folder / "deployment.yaml").read_text(encoding="utf-8"))
     account = next(one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount")
     assert account == deployment["spec"]["template"]["spec"]["serviceAccountName"]
+
+
+def test_the_exporter_may_do_what_it_is_told() -> None:
+    """Its command line is one that `export` takes, its rights are those of the namespace it names, and no two of it run at once."""
+    folder = ROOT / "infra/kubernetes/exporter"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*kustomization["resources"], "kustomization.yaml"])
+    deployment = yaml.safe_load((folder / "deployment.yaml").read_text(encoding="utf-8"))
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    command, option, pods = container["args"]
+    assert ("export", "--pods") == (command, option)
+    Pods.parse(pods, ExportSettings())
+    rights = list(yaml.safe_load_all((folder / "rbac.yaml").read_text(encoding="utf-8")))
+    role = next(one for one in rights if one["kind"] == "Role")
+    assert pods.partition("/")[0] == role["metadata"]["namespace"]
+    assert [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}] == role["rules"]
+    assert {"type": "Recreate"} == deployment["spec"]["strategy"]
