@@ -47,7 +47,7 @@ def test_check_says_what_is_there_and_how_to_get_the_rest(engine: str) -> None:
     assert (True, "vllm") == (found["enough"], found["engine"])
     figures = {one["figure"]: one for one in found["figures"]}
     assert figures["generation_tokens"]["present"]
-    assert "--enable-prefix-caching" in figures["cached_prompt_tokens"]["cure"]
+    assert "--no-enable-prefix-caching" in figures["cached_prompt_tokens"]["cure"]
     assert "DCGM_FI_PROF_SM_ACTIVE" in figures["sm_active"]["cure"]
 
 
