@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 from heteroscale.contracts.errors import Rejected
 
 STDIN = "-"
+DEPTH_MAX: Final = 1_000
+"""Levels of nesting in a document."""
+_NESTING: Final = re.compile(r"[\[\]{}]")
+_STEPS: Final = re.compile(rf"(?:[-?:] +){{{DEPTH_MAX}}}")
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -98,10 +105,24 @@ def read_yaml(path: str | Path) -> list[Located]:
     return parse_yaml(text, name)
 
 
+@contextlib.contextmanager
+def many_objects() -> Iterator[None]:
+    """No garbage collection meanwhile: of the millions of objects of a large document none goes, and looking takes most of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@many_objects()
 def parse_yaml(text: str, name: str) -> list[Located]:
     """The documents of a YAML text; `name` stands for the file in messages. Raises Rejected (`yaml`)."""
     documents: list[Located] = []
     try:
+        _refuse_depth(text)
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
@@ -120,6 +141,17 @@ def parse_yaml(text: str, name: str) -> list[Located]:
     except ValueError as error:  # an impossible date such as 2026-02-30
         raise Rejected("yaml", str(error), name) from error
     return documents
+
+
+def _refuse_depth(text: str) -> None:
+    """Raises RecursionError before the parser would run out of stack, which ends the process."""
+    depth = 0
+    for sign in _NESTING.findall(text):
+        depth = max(0, depth + (1 if sign in "[{" else -1))
+        if depth > DEPTH_MAX:
+            raise RecursionError
+    if _STEPS.search(text):
+        raise RecursionError
 
 
 def _in_words(error: yaml.MarkedYAMLError) -> str:

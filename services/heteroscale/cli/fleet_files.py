@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -44,9 +46,8 @@ def labels_of(given: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def read(path: str, source: Source) -> Imported:
     """The nodes of a file. Raises Rejected with all problems in it."""
-    text = _text(path)
-    form = _guess(path, text) if source.form == "auto" else source.form
-    imported = _read(path, text, form, source)
+    file = _File(path, _text(path))
+    imported = _read(file, _guess(file) if source.form == "auto" else source.form, source)
     if imported.problems:
         shown = imported.problems[:SHOWN_PROBLEMS_MAX]
         more = len(imported.problems) - len(shown)
@@ -57,6 +58,26 @@ def read(path: str, source: Source) -> Imported:
     return imported
 
 
+class _File:
+    """A file's text, and the document in it, which is read once."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path = path
+        self.text = text
+
+    @functools.cached_property
+    def document(self) -> object:
+        """What the YAML or JSON says. Raises Rejected."""
+        if self.text.lstrip()[:1] in ("{", "["):
+            with contextlib.suppress(msgspec.DecodeError, RecursionError), files.many_objects():
+                found: object = msgspec.json.decode(self.text)
+                return found
+        documents = files.parse_yaml(self.text, self.path)
+        if len(documents) != 1:
+            raise Rejected("fleet", f"holds {len(documents)} documents; write one", self.path)
+        return documents[0].document
+
+
 def _text(path: str) -> str:
     try:
         return files.read_bytes(path).decode("utf-8-sig")
@@ -64,7 +85,8 @@ def _text(path: str) -> str:
         raise Rejected("fleet", "not UTF-8 text", path) from error
 
 
-def _guess(path: str, text: str) -> str:
+def _guess(file: _File) -> str:
+    path, text = file.path, file.text
     if path.endswith(".csv"):
         return "csv"
     first = next((line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")), "")
@@ -72,7 +94,7 @@ def _guess(path: str, text: str) -> str:
         return "slurm"
     if "," in first and ":" not in first and not first.startswith(("{", "[")):
         return "csv"
-    return _guess_document(_document(path, text))
+    return _guess_document(file.document)
 
 
 def _guess_document(document: object) -> str:
@@ -92,24 +114,18 @@ def _is_conf(text: str) -> bool:
     return first.lower().startswith(("switchname=", "blockname=", "blocksizes="))
 
 
-def _document(path: str, text: str) -> object:
-    documents = files.parse_yaml(text, path)
-    if len(documents) != 1:
-        raise Rejected("fleet", f"holds {len(documents)} documents; write one", path)
-    return documents[0].document
-
-
-def _read(path: str, text: str, form: str, source: Source) -> Imported:
+@files.many_objects()
+def _read(file: _File, form: str, source: Source) -> Imported:
     from heteroscale.placement.topologies import fabrics, kubernetes, slurm  # noqa: PLC0415 (only these formats need it)
 
     given = fabrics.Given(
         fleet=source.fleet or "default", cluster=source.cluster, gpu_type=source.gpu_type, gpus=source.gpus, labels=source.labels
     )
     if form == "csv":
-        return importers.from_csv(text, source.fleet)
-    if form == "slurm" and _is_conf(text):
-        return slurm.from_conf(text, given)
-    document = _document(path, text)
+        return importers.from_csv(file.text, source.fleet)
+    if form == "slurm" and _is_conf(file.text):
+        return slurm.from_conf(file.text, given)
+    document = file.document
     if form == "slurm":
         return slurm.from_yaml(document, given)
     if form == "kubernetes":

@@ -36,7 +36,8 @@ Examples:
 @connection_options
 def diff(path: str, source: Source, *, as_json: bool) -> None:
     """What `fleet import --prune` would change, field by field. Exit 1 if anything differs. Writes nothing."""
-    differences = fleet_diff.between(list(run_async(nodes_of_log()).values()), fleet_files.read(path, source).nodes)
+    nodes = fleet_files.read(path, source).nodes
+    differences = fleet_diff.between(list(run_async(nodes_of_log()).values()), nodes)
     for one in differences:
         if as_json:
             output.emit(one)

@@ -21,6 +21,7 @@ from heteroscale.decision.specs.problems import Path, Problem, SpecInvalid
 from heteroscale.decision.specs.reading import Reading
 from heteroscale.placement.planning.model import IdSource, Request, Snapshot
 from heteroscale.placement.planning.topology import LOST, Topology
+from heteroscale.placement.topologies.importers import GPUS_MAX
 
 T = TypeVar("T")
 
@@ -137,6 +138,7 @@ class PlanInput(NamedTuple):
     requests: list[Request]
 
 
+@files.many_objects()
 def load(fleet: str, requests: str) -> PlanInput:
     """Both files. Raises Rejected with place and cure."""
     shape, problems = _read(fleet, PlanFleet, "nodes")
@@ -167,8 +169,8 @@ def _snapshot(shape: PlanFleet, problems: Problems) -> Snapshot:
     for at, node in enumerate(shape.nodes):
         if node.node in nodes:
             problems.add(("nodes", at, "node"), f"{node.node} stands twice; a node has one name in a fleet, keep one of them")
-        if node.gpus < 1:
-            problems.add(("nodes", at, "gpus"), f"{node.gpus} is not possible; write 1 or more")
+        if not 1 <= node.gpus <= GPUS_MAX:
+            problems.add(("nodes", at, "gpus"), f"{node.gpus} is not possible; write 1 to {GPUS_MAX}")
         elif not 0 <= node.used <= node.gpus:
             problems.add(("nodes", at, "used"), f"{node.used} of {node.gpus} GPUs is not possible; write 0 to {node.gpus}")
         nodes.setdefault(node.node, node)

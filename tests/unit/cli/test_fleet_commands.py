@@ -123,6 +123,9 @@ def test_show_sums_by_s1(line: CommandLine, tmp_path: Path) -> None:
             "nodes: [{node: x, gpu_type: H20, gpus: 8, used: 9, at: {cluster: c, s2: A, s1: a}}]",
             "used 9 is not between 0 and its 8",
         ),
+        ("a.yaml", "nodes: [{node: x, gpu_type: H20, gpus: 9000, at: {cluster: c, s2: A, s1: a}}]", "gpus 9000 is more than any node has"),
+        ("a.yaml", "nodes: [{node: x, gpu_type: H20, gpus: 8, at: {cluster: c, s2: '', s1: a}}]", "x: s2 is empty; write it"),
+        ("a.json", '{"nodes": [' * 100_000, "nested too deeply"),
         ("a.yaml", "nodes: []", "lists no node"),
         ("a.yaml", "service: chat", "is not a fleet; write fleet: default"),
         ("a.csv", "node,gpu_type,gpus,cluster,s2\n", "line 1: no column s1"),
@@ -171,6 +174,13 @@ def test_slurm_trees_and_blocks() -> None:
 def test_host_lists(text: str, expected: list[str]) -> None:
     """Ranges keep leading zeros and may stand several times."""
     assert expected == fabrics.expand(text)
+
+
+@pytest.mark.parametrize("text", ["n[1-", "n1-3]", "n[3-1]", "n[a-b]", "n[1-99999999]"])
+def test_host_lists_that_make_no_sense(text: str) -> None:
+    """Neither taken for a name nor spelled out without an end."""
+    with pytest.raises(ValueError, match=r"host"):
+        fabrics.expand(text)
 
 
 def test_kubernetes_nodes(line: CommandLine, tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ def test_people_get_a_tree(tmp_path: Path) -> None:
         (FLEET.replace("used: 0", "used: 4"), REQUESTS, "fleet.yaml:3", "a1-1 has 8 GPUs, but 8 are held by g1 and 4 are used"),
         (FLEET.replace("a1-2,", "a1-1,"), REQUESTS, "fleet.yaml:4", "stands twice"),
         (FLEET.replace("used: 4", "used: 9"), REQUESTS, "fleet.yaml:6", "write 0 to 8"),
+        (FLEET.replace("gpus: 8, used: 4", "gpus: 1000000"), REQUESTS, "fleet.yaml:6", "write 1 to 1024"),
+        ("[" * 100_000, REQUESTS, "fleet.yaml", "nested too deeply"),
+        ("- " * 100_000, REQUESTS, "fleet.yaml", "nested too deeply"),
+        (FLEET, REQUESTS.replace("priority: 10", "dry_run: 1"), "requests.yaml:3", "neither true nor false"),
         (FLEET.replace("gpus: 8, used: 4", "gpu: 8"), REQUESTS, "fleet.yaml:6", "did you mean gpus?"),
         (FLEET, REQUESTS.replace("level: s2", "level: s4"), "requests.yaml:4", "write one of s0, s1, s2, cluster"),
         (FLEET, REQUESTS.replace("priority", "priorty"), "requests.yaml:3", "did you mean priority?"),
@@ -107,3 +111,15 @@ def test_mistakes_are_refused_with_place_and_cure(tmp_path: Path, fleet: str, re
         plan_files.load(str(tmp_path / "fleet.yaml"), str(tmp_path / "requests.yaml"))
     assert where in str(refused.value)
     assert what in str(refused.value)
+
+
+def test_an_answer_goes_back_in_as_a_group_that_runs(tmp_path: Path) -> None:
+    """Groups have one form: what one plan prints, with its nulls and flags, the next reads under `groups`."""
+    fleet = FLEET.split("groups:", maxsplit=1)[0]
+    (answer,) = lines(
+        tmp_path, fleet, "requests: [{service: chat, roles: {prefill: {replicas: 1, gpus: 8}, decode: {replicas: 1, gpus: 8}}}]"
+    )
+    groups = [{"service": "chat", **{key: value for key, value in group.items() if key != "new"}} for group in answer["groups"]]
+    again = "requests: [{service: chat, dry_run: true, roles: {prefill: {add: 0, gpus: 8}, decode: {add: 0, gpus: 8}}}]"
+    (unchanged,) = lines(tmp_path, f"{fleet}groups: {json.dumps(groups)}\n", again)
+    assert ("placed", "unchanged", True, []) == (answer["status"], unchanged["status"], unchanged["dry_run"], unchanged["groups"])

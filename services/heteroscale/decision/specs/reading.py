@@ -158,6 +158,10 @@ class Reading:
                 return float(value)
             case inspect.StrType() if isinstance(value, str):
                 return value
+            case inspect.BoolType() if isinstance(value, bool):
+                return value
+            case inspect.BoolType():
+                self.refuse(path, f"{shown(value)} is neither true nor false; write one of the two")
             case inspect.IntType():
                 self.refuse(path, f"{shown(value)} is not a whole number; write {_whole(value)}")
             case inspect.FloatType():
@@ -227,6 +231,8 @@ def placeholder(kind: inspect.Type) -> Any:
             value = values[0]
         case inspect.StrType():
             value = "?"
+        case inspect.BoolType():
+            value = False
         case _:
             value = 1
     return value

@@ -71,7 +71,7 @@ class Lists:
 class Topology:
     """Nodes in path order (cluster, s2, s1, s0, node) and the domains over them.
 
-    `gpus` int16[n], `type` int8[n] (index into `types`, sorted by name), `state` int8[n] as the fleet records say.
+    `gpus` int16[n], `type` int16[n] (index into `types`, sorted by name), `state` int8[n] as the fleet records say.
     `levels[Level]` are Ranges; `s2_of_s1` and `cluster_of_s1` int32[number of s1]; `pool` int8[number of s1] is an
     index into POOLS. A cordoned or lost node still counts for its pod's class. `lists` says the same once more.
     """
@@ -81,7 +81,7 @@ class Topology:
     index: Mapping[NodeName, int]
     types: tuple[GpuTypeName, ...]
     gpus: Counts
-    type: Codes
+    type: Counts
     state: Codes
     levels: Mapping[Level, Ranges]
     s2_of_s1: Ints
@@ -101,7 +101,7 @@ class Topology:
         types = tuple(sorted({node.gpu_type for node in ordered}))
         code = {name: i for i, name in enumerate(types)}
         levels = {level: _ranges(ordered, WIDTH[level]) for level in LEVELS}
-        gpu_type = np.array([code[node.gpu_type] for node in ordered], dtype=np.int8)
+        gpu_type = np.array([code[node.gpu_type] for node in ordered], dtype=np.int16)
         gpus = np.array([node.gpus for node in ordered], dtype=np.int16)
         pool = _pools(levels, gpu_type, len(types))
         first = levels[Level.S1].first[:-1]
@@ -160,7 +160,7 @@ def _ranges(ordered: list[FleetNode], width: int) -> Ranges:
     return Ranges(of=of, first=np.array([*first, len(ordered)], dtype=np.int32), paths=tuple(paths))
 
 
-def _pools(levels: Mapping[Level, Ranges], gpu_type: Codes, types: int) -> Codes:
+def _pools(levels: Mapping[Level, Ranges], gpu_type: Counts, types: int) -> Codes:
     """Pool class of each s1: 0 its s2 has one GPU type, 1 its s2 has several but it has one, 2 it has several itself."""
     s1, s2 = levels[Level.S1], levels[Level.S2]
     in_s1 = np.zeros((len(s1), max(1, types)), dtype=bool)
@@ -171,7 +171,7 @@ def _pools(levels: Mapping[Level, Ranges], gpu_type: Codes, types: int) -> Codes
     return np.where(in_s1.sum(axis=1) > 1, 2, np.where(mixed_s2, 1, 0)).astype(np.int8)
 
 
-def _lists(levels: Mapping[Level, Ranges], gpus: Counts, gpu_type: Codes, pool: Codes, types: int) -> Lists:
+def _lists(levels: Mapping[Level, Ranges], gpus: Counts, gpu_type: Counts, pool: Codes, types: int) -> Lists:
     s0, s1, s2, cluster = (levels[level] for level in LEVELS)
     first = s1.first[:-1]
     starts = {level: np.searchsorted(levels[level].of[first], np.arange(len(levels[level]) + 1)).tolist() for level in LEVELS[1:]}

@@ -29,18 +29,26 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, tuple[str, ...]] = {}
 
 
+HOSTS_MAX: Final = 1_000_000
+"""Hosts in one range of a host list: more is a slip of the pen, and would fill the memory."""
+
+
 def expand(text: str) -> list[str]:
     """A host list as Slurm writes it: `n[01-03,7]` is n01, n02, n03, n7. Raises ValueError."""
     found: list[str] = []
     for part in _split(text):
         match = _RANGE.fullmatch(part)
         if match is None:
+            if "[" in part or "]" in part:
+                raise ValueError(f"{part!r} is not a host list; write it such as node[01-16]")
             found.append(part)
             continue
         for piece in match["body"].split(","):
             first, dash, last = piece.strip().partition("-")
             if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
                 raise ValueError(f"{part!r} is not a host list; write it such as node[01-16]")
+            if dash and int(last) - int(first) >= HOSTS_MAX:
+                raise ValueError(f"{part!r} is more than {HOSTS_MAX} hosts; a fleet has fewer nodes")
             numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)] if dash else [first]
             found += [name for number in numbers for name in expand(f"{match['head']}{number}{match['tail']}")]
     return found

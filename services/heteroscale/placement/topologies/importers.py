@@ -22,6 +22,9 @@ from heteroscale.contracts.names import FleetName
 NODE_KEYS: Final = ("node", "fleet", "gpu_type", "gpus", "used", "at", "state", "observed_at_ms")
 CSV_COLUMNS: Final = ("node", "gpu_type", "gpus", "cluster", "s2", "s1")
 CSV_OPTIONAL: Final = ("s0", "state", "used", "fleet")
+PATH: Final = ("cluster", "s2", "s1")
+GPUS_MAX: Final = 1_024
+"""GPUs of one node: far above what is built, far below what the planner's arrays hold."""
 CROWDED_SHARE: Final = 0.5  # of all nodes under one s1, from CROWDED_NODES on: most likely a misread fabric
 CROWDED_NODES: Final = 16
 
@@ -103,6 +106,13 @@ def checked(nodes: Sequence[FleetNode], problems: Iterable[str] = ()) -> Importe
     for node in nodes:
         if not node.node.strip() or "/" in node.node or any(sign.isspace() for sign in node.node):
             found.append(f"{node.node!r}: is not a node name; write one without spaces and slashes")
+        empty = [
+            key for key, text in (("gpu_type", node.gpu_type), *((level, getattr(node.at, level)) for level in PATH)) if not text.strip()
+        ]
+        if empty:
+            found.append(f"{node.node}: {empty[0]} is empty; write it")
+        if node.gpus > GPUS_MAX:
+            found.append(f"{node.node}: gpus {node.gpus} is more than any node has; write the GPUs of one node")
         if node.gpus < 1:
             found.append(f"{node.node}: gpus {node.gpus} is not possible; write 1 or more, or leave the node out")
         if not 0 <= node.used <= max(node.gpus, 0):
