@@ -5,6 +5,7 @@ Decoded objects are let go here: what waits costs a few bytes a figure. Knows na
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -168,6 +169,7 @@ class Intake:
 
     def add(self, batch: Batch, arrival: Arrival) -> None:
         """Take a record's samples."""
+        begin = len(self._fields)
         self._fields += batch.fields
         self._arrivals.append(arrival)
         self._lengths.append(batch.size)
@@ -175,7 +177,9 @@ class Intake:
             buffer = self._buckets.get((kind, edges))
             if buffer is None:
                 buffer = self._buckets[kind, edges] = _BucketBuffer(len(edges) + 1)
-            buffer.add([self.count + position for position in of], counts)
+            first = self.count
+            self._fields[begin + wire.PLACE_OF[kind] :: wire.WIDTH] = [None] * batch.size  # let go while warm; the counts are kept
+            buffer.add(range(first + of.start, first + of.stop) if isinstance(of, range) else [first + each for each in of], counts)
         self.count += batch.size
         if self.count - self._filled >= CHUNK:
             self._to_columns()
@@ -242,7 +246,7 @@ class _BucketBuffer:
         """Memory of the buffers."""
         return self._of.nbytes + self._counts.nbytes
 
-    def add(self, of: list[int], counts: list[list[float]]) -> None:
+    def add(self, of: Iterable[int], counts: list[list[float]]) -> None:
         """Counts of the samples at these positions."""
         self._waiting_of += of
         self._waiting += counts
