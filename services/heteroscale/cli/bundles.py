@@ -39,7 +39,7 @@ class Progress:
     def __call__(self, what: str, records: int) -> None:
         """So far."""
         if self._on:
-            click.echo(f"\r\x1b[K{what}: {records} records", nl=False, err=True)
+            click.echo(f"\r\x1b[K{what}: {records:,}", nl=False, err=True)
 
     def done(self) -> None:
         """Clear the line."""

@@ -18,7 +18,7 @@ from heteroscale.replay import decision_stage, overrides, report, verdict, verif
 from heteroscale.replay.bundle import Bundle
 from heteroscale.replay.decider import Decider, Ours, Theirs
 from heteroscale.replay.recorded import Recorded
-from heteroscale.replay.verdict import Outcome
+from heteroscale.replay.verdict import Outcome, StageName, StageResult
 from heteroscale.runtime.clock import SYSTEM
 
 NOTHING = whatif.Case()
@@ -119,7 +119,7 @@ def _verify(found: Bundle, restart_every: int | None, *, as_json: bool) -> int:
     began_s = SYSTEM.monotonic_s()
     progress = bundles.Progress()
     try:
-        judged = verify.verify(found, restart_every=restart_every, progress=lambda stage: progress(stage.value, 0))
+        judged = verify.verify(found, restart_every=restart_every, progress=lambda stage, number: progress(stage.value, number))
     except Rejected as error:
         if error.code != "unreadable":
             raise
@@ -138,7 +138,7 @@ def _verify(found: Bundle, restart_every: int | None, *, as_json: bool) -> int:
 
 def _ask(found: Bundle, case: whatif.Case, known: Sequence[whatif.Answer] | None, *, diff: bool, as_json: bool) -> None:
     recorded = Recorded(found)
-    base = decision_stage.verify(recorded)
+    base = decision_stage.verify(recorded, StageResult(StageName.DECISIONS))
     if base.outcome is not Outcome.IDENTICAL:
         where = base.first.what if base.first is not None else "its input is not whole"
         output.note(f"note: the recording itself is {base.outcome.value} under this build ({where}); differences may come from there")

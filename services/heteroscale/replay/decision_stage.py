@@ -28,7 +28,7 @@ from heteroscale.decision import controller
 from heteroscale.decision.controller import POLICY_VERSION, Effects, ServiceState, Source, Tombstone
 from heteroscale.replay import differ
 from heteroscale.replay.recorded import Found, Recorded
-from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
+from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageResult
 
 KNOWN_POLICIES: Final = frozenset({POLICY_VERSION})
 
@@ -70,9 +70,8 @@ def source_of(record: Record) -> Source:
     return Source(f"{record.topic}-{record.partition}", record.offset + 1)
 
 
-def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
+def verify(recorded: Recorded, result: StageResult, *, restart_every: int | None = None) -> StageResult:
     """Every decision after its service's start, and the commands that went with it, byte for byte."""
-    result = StageResult(StageName.DECISIONS)
     for service in sorted(recorded.bundle.manifest.services):
         one = course(recorded, service)
         state = one.start

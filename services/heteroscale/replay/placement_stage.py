@@ -31,12 +31,11 @@ from heteroscale.placement.state import FleetState
 from heteroscale.replay import aliases, differ, standing
 from heteroscale.replay.cycles import Cycle, Output, RecordedInventory, cycles
 from heteroscale.replay.recorded import Found, Recorded, Shelf, in_order
-from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
+from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageResult
 
 
-def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
+def verify(recorded: Recorded, result: StageResult, *, restart_every: int | None = None) -> StageResult:
     """Every placement of the bundle's window, byte for byte."""
-    result = StageResult(StageName.PLACEMENTS)
     for fleet in recorded.fleets():
         _run_alone(_Fleet(recorded, fleet, result, restart_every).run())
     return result

@@ -21,7 +21,7 @@ from heteroscale.contracts.units import instant_text
 from heteroscale.replay import differ
 from heteroscale.replay.manifest import Part
 from heteroscale.replay.recorded import Found, Recorded
-from heteroscale.replay.verdict import Divergence, Gap, Outcome, StageName, StageResult
+from heteroscale.replay.verdict import TOLD_EVERY, Divergence, Gap, Outcome, StageResult
 from heteroscale.signals.aggregator import PartitionAggregator
 
 PARTITIONS: Final = CATALOGUE[Topic.TELEMETRY].partitions
@@ -71,10 +71,9 @@ def windows(
             _restart(lane, given, restart_every)
 
 
-def verify(recorded: Recorded, *, restart_every: int | None = None) -> StageResult:
+def verify(recorded: Recorded, result: StageResult, *, restart_every: int | None = None) -> StageResult:
     """Hold every recorded window of the bundle's span against what the telemetry gives."""
-    result = StageResult(StageName.SIGNALS)
-    span, tally = recorded.bundle.manifest.window, _Tally()
+    span, tally = recorded.bundle.manifest.window, _Tally(result)
     expected = {name: _Expected(recorded, name, result) for name in sorted(recorded.windows)}
     for gap in _gaps(recorded):
         result.gaps.append(gap)
@@ -135,13 +134,18 @@ class _Expected:
 class _Tally:
     """Counts samples, by their instance fields, as records go by."""
 
-    def __init__(self) -> None:
+    def __init__(self, result: StageResult) -> None:
+        self._result = result
+        self._records = 0
         self.samples = 0
 
     def __call__(self, record: Record) -> Record:
         """The record as it is."""
         if record.key is not None and record.value is not None:
             self.samples += record.value.count(b'"instance":')
+        self._records += 1
+        if self._records % TOLD_EVERY == 0:
+            self._result.tell(self._result.stage, self.samples)
         return record
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from heteroscale.replay.differ import Difference
 
+TOLD_EVERY: Final = 500
 SHOWN: Final = 5  # differences of the first divergence that are printed
 
 
@@ -63,11 +64,15 @@ class Gap:
     to_ms: int | None = None
 
 
+Tell = Callable[[StageName, int], None]  # how far a stage has come: outputs compared, or samples read
+
+
 @dataclass(slots=True)
 class StageResult:
-    """One stage."""
+    """One stage. `tell` hears how far it has come, now and then."""
 
     stage: StageName
+    tell: Tell = lambda _stage, _number: None
     compared: int = 0
     identical: int = 0
     other_reason: int = 0
@@ -90,6 +95,8 @@ class StageResult:
         """One more output, equal."""
         self.compared += 1
         self.identical += 1
+        if self.compared % TOLD_EVERY == 0:
+            self.tell(self.stage, self.compared)
 
     def differs(self, found: Divergence) -> None:
         """One more output, not equal. A real divergence takes the place of another reason."""

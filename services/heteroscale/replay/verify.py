@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay import decision_stage, placement_stage, signal_stage
 from heteroscale.replay.bundle import Bundle
 from heteroscale.replay.recorded import Recorded
-from heteroscale.replay.verdict import Divergence, Gap, StageName, StageResult, Verdict
+from heteroscale.replay.verdict import Divergence, Gap, StageName, StageResult, Tell, Verdict
 
 STAGES = {
     StageName.SIGNALS: signal_stage.verify,
@@ -30,7 +30,7 @@ def verify(
     *,
     stages: Iterable[StageName] = tuple(StageName),
     restart_every: int | None = None,
-    progress: Callable[[StageName], None] = lambda _stage: None,
+    progress: Tell = lambda _stage, _number: None,
 ) -> Verdict:
     """All stages. With `restart_every`, every stage forgets its memory at each n-th step and goes on from what is durable.
 
@@ -43,9 +43,9 @@ def verify(
         if lacking:
             results.append(StageResult(stage, notes=[f"not compared: the bundle holds no {', '.join(lacking)}"]))
             continue
-        progress(stage)
+        progress(stage, 0)
         try:
-            results.append(STAGES[stage](recorded, restart_every=restart_every))
+            results.append(STAGES[stage](recorded, StageResult(stage, progress), restart_every=restart_every))
         except Rejected as error:
             if error.code != "unreadable":
                 raise
