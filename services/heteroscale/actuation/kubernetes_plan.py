@@ -100,7 +100,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan(tasks: Sequence[Task], seen: Observed) -> Steps:
     """The steps from what is seen to what `tasks` ask for."""
-    live = [pod for pod in seen.pods if not pod.deleting and not pod.failed]
+    live = [pod for pod in sorted(seen.pods, key=lambda pod: pod.name) if not pod.deleting and not pod.failed]
     holders = {
         pod.instance: pod for pod in sorted(seen.pods, key=lambda pod: (pod.deleting, pod.failed, pod.name), reverse=True) if pod.instance
     }
