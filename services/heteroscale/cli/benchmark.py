@@ -11,8 +11,8 @@ import msgspec
 
 from heteroscale.cli import output
 from heteroscale.cli.options import Finite, json_option
-from heteroscale.console import calibration as drawn
 from heteroscale.console import outcome as shown
+from heteroscale.console import pictures
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator.outcome import calibration as measured
@@ -131,10 +131,10 @@ def calibration(picture: Path | None, *, as_json: bool) -> None:
     """Hold the simulator's engine curves against what was measured, and its queue formula against a queue played by requests."""
     curves = measured.curves()
     if picture is not None:
-        picture.write_bytes(drawn.plot(curves))
+        picture.write_bytes(pictures.calibration(curves))
         output.note(f"wrote {picture}")
     if as_json:
         for curve in curves:
             output.emit(curve)
     else:
-        output.table(drawn.HEADER, [measured.cells(curve) for curve in curves])
+        output.table(measured.HEADER, [measured.cells(curve) for curve in curves])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from heteroscale.contracts.errors import Rejected
+from heteroscale.console import pictures
 from heteroscale.simulator.outcome import cases
 from heteroscale.simulator.outcome.compare import OWN_TRACE, SETTINGS, TARGET, Basis, Interval, Outcome, Row
 from heteroscale.simulator.outcome.study import Finding, Study
@@ -43,7 +42,6 @@ GAIN_HEADER: Final = (
     "of clairvoyant",
 )
 SIGNAL_HEADER: Final = ("signal", "correlation", "target", "GPU-hours", "GPU util", "within SLO", "turns")
-DOTS: Final = 130
 COMPARABLE: Final = 0.9
 
 
@@ -81,9 +79,7 @@ def outcome_tables(outcome: Outcome) -> list[Table]:
         played = cases.CASES[case].cut(outcome.plan.hours)
         length = "all of it" if played is None else f"its first {played:g} h"
         source = f"settings chosen on {cases.CASES[case].tuned_on}"
-        elsewhere = (
-            f"{cases.CASES[case].about}, {length}; start-up {main:g} s; {outcome.plan.seeds} seeds; {source}. The attaining come first."
-        )
+        elsewhere = f"{cases.CASES[case].about}, {length}; start-up {main:g} s; {_seeds(outcome)}; {source}. The attaining come first."
         tuned = [row for row in here if row.basis is Basis.ELSEWHERE or (row.policy in OWN_TRACE and row.basis is Basis.ITSELF)]
         found.append(Table(f"{case}: settings of another trace", elsewhere, ROW_HEADER, _lines(tuned)))
         plain = [row for row in here if row.basis is Basis.DEFAULT]
@@ -91,6 +87,10 @@ def outcome_tables(outcome: Outcome) -> list[Table]:
         found.append(_frontier(outcome, case, main))
         found += [_other_startups(outcome, case)] if len(outcome.plan.startups(case)) > 1 else []
     return found
+
+
+def _seeds(outcome: Outcome) -> str:
+    return "one seed" if outcome.plan.seeds == 1 else f"{outcome.plan.seeds} seeds"
 
 
 def _lines(rows: Iterable[Row]) -> list[list[str]]:
@@ -107,7 +107,7 @@ def _gains(outcome: Outcome) -> Table:
             row.case, f"{row.startup_s:g} s", row.chosen_on, setting(row), spread(row.gpu_hours, "{:,.0f}"), spread(row.gpu_util, "{:.3f}"),
             spread(row.gpu_util_static, "{:.3f}"), gain(row), per_cent(row.slo_attainment), bound,
         ])  # fmt: skip
-    about = f"Mean and 95 % interval over {outcome.plan.seeds} seeds of arrivals and start-up times."
+    about = f"Mean and 95 % interval over {_seeds(outcome)} of arrivals and start-up times."
     return Table("heteroscale against static peak and the bound", about, GAIN_HEADER, lines)
 
 
@@ -116,9 +116,7 @@ def _frontier(outcome: Outcome, case: str, startup_s: float) -> Table:
     for policy in outcome.plan.policies:
         trials = [one for one in outcome.frontier if (one.case, one.policy, one.startup_s) == (case, policy, startup_s)]
         lines.append([policy, *(f"{one.setting or 0:g}: {one.gpu_hours:,.0f}, {one.slo_attainment * 100:.2f} %" for one in trials)])
-    about = (
-        f"Each cell is setting: GPU-hours, requests within SLO. Start-up {startup_s:g} s, one seed; compare cells at or above {TARGET:.0%}."
-    )
+    about = f"Setting: GPU-hours, requests within SLO. Start-up {startup_s:g} s, one seed; compare cells from {TARGET * 100:.0f} % up."
     return Table(f"{case}: frontiers", about, ["policy", *([""] * len(SETTINGS[OURS]))], lines)
 
 
@@ -226,33 +224,6 @@ def _row(texts: Sequence[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def plot(outcome: Outcome, case: str) -> bytes:
-    """The frontiers of a case as a PNG. Raises Rejected without matplotlib."""
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - an extra, needed for plots alone
-
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
-    except ImportError as error:
-        raise Rejected("matplotlib", "plots need matplotlib: pip install 'heteroscale[plot]'", "--out") from error
-    startup = outcome.plan.startups(case)[0]
-    figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
-    marks = "oosv^Dd<>P"
-    for policy, mark in zip(outcome.plan.policies, marks, strict=False):
-        trials = [one for one in outcome.frontier if (one.case, one.policy, one.startup_s) == (case, policy, startup)]
-        points = sorted((one.gpu_hours, 100 * one.slo_attainment) for one in trials)
-        width = 2.5 if policy == OURS else 1.0
-        axes.plot([x for x, _ in points], [y for _, y in points], marker=mark, markersize=5, label=policy, linewidth=width)
-    axes.axhline(100 * TARGET, color="grey", linestyle=":", linewidth=1)
-    axes.set(xlabel="GPU-hours", ylabel="requests within SLO, %", title=f"{case}: each policy over its main setting")
-    axes.set_ylim(bottom=90, top=100.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DOTS)
-    plt.close(figure)
-    return out.getvalue()
-
-
 def page(findings: Findings) -> str:
     """One HTML page, images inside."""
     parts = [
@@ -260,9 +231,11 @@ def page(findings: Findings) -> str:
         f"<title>heteroscale: outcome</title><style>{STYLE}</style><h1>Outcome</h1>",
     ]
     if findings.outcome is not None:
+        parts.append("<div class=plots>")
         for case in findings.outcome.plan.cases:
-            image = base64.b64encode(plot(findings.outcome, case)).decode()
+            image = base64.b64encode(pictures.frontiers(findings.outcome, case)).decode()
             parts.append(f"<img alt='frontiers of {html.escape(case)}' src='data:image/png;base64,{image}'>")
+        parts.append("</div>")
     for table in findings.tables:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in table.rows)
@@ -272,7 +245,7 @@ def page(findings: Findings) -> str:
 
 
 STYLE: Final = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222 }
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 100em; padding: 0 1em; color: #222 }
 h2 { font-size: 1.15em; margin: 2em 0 .3em }
 p { margin: .2em 0 .8em; color: #555 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
@@ -280,7 +253,8 @@ td, th { padding: .25em .7em; text-align: right; white-space: nowrap; border-bot
 td:first-child, th:first-child { text-align: left }
 tbody tr:hover { background: #f6f8fa }
 .wide { overflow-x: auto }
-img { max-width: 100%; width: 46em }
+.plots { display: flex; flex-wrap: wrap; gap: 1em }
+img { width: 46em; max-width: 100% }
 """
 
 
@@ -293,5 +267,5 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     if findings.outcome is not None:
         for case in findings.outcome.plan.cases:
             written.append(folder / f"{case}.png")
-            written[-1].write_bytes(plot(findings.outcome, case))
+            written[-1].write_bytes(pictures.frontiers(findings.outcome, case))
     return written

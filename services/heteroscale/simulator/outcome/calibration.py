@@ -25,6 +25,7 @@ PROMPT_CV: Final = 1.0
 LOADS: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 ARRIVALS: Final = 60_000
 WITHIN_S: Final = 1.5
+HEADER: Final = ("curve", "points", "mean error", "largest error")
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
