@@ -41,6 +41,7 @@ from heteroscale.simulator.pool import Engine
 from heteroscale.simulator.report import Tally
 from heteroscale.simulator.service import ServiceModel
 from heteroscale.simulator.site import Site, at_once
+from heteroscale.simulator.traffic import REQUESTS
 from heteroscale.simulator.world import STEP_MS, Scene, World
 
 SEED: Final = 1
@@ -115,7 +116,8 @@ def play(recorded: Recorded, here: Handover, decider: Decider, watch: Watch) -> 
             run.unsaid.append(node)
 
     run.play(end_ms + phase_ms, on_hop)
-    figures = tally.figures()
+    counted = (start_ms - world.scene.opens_at_ms) // STEP_MS
+    figures = tally.figures(float(model.load[counted:, REQUESTS].sum()))
     stated = service.slo_s(spec, "ttft") is not None or service.slo_s(spec, "tbt") is not None
     return Outcome(figures.in_slo / figures.requests if stated and figures.requests else None, notes)
 
