@@ -24,7 +24,7 @@ from heteroscale.placement.planning import answer, cycle, orders, placing, victi
 from heteroscale.placement.planning.book import Book
 from heteroscale.placement.planning.model import Planned, Request, Snapshot
 from heteroscale.placement.planning.orders import Order
-from heteroscale.placement.planning.units import Demand, Needs
+from heteroscale.placement.planning.units import Demand, Needs, subtract
 from heteroscale.placement.planning.work import Draft, Work
 
 Turn: TypeAlias = tuple[int, int | None]
@@ -145,12 +145,13 @@ def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:
     """Phases 1 and 2 for one request."""
     book = Book.open(state.snapshot, request)
     demand = Demand.of(request.command, types, state.memos)
-    roles = sorted(request.command.roles.items())
-    needed = {role: wanted.replicas - book.existing(role) for role, wanted in roles if wanted.replicas > book.existing(role)}
+    wanted = {role: one.replicas for role, one in sorted(request.command.roles.items())}
+    needed = rest = {role: count for role, count in wanted.items() if count > 0}
     if book.groups:
+        needed = subtract(wanted, {role: book.existing(role) for role in wanted})
         victims.restore(book, demand)
         victims.scale_in(book, demand)
-    rest = {role: wanted.replicas - book.serving(role) for role, wanted in roles if wanted.replicas > book.serving(role)}
+        rest = subtract(wanted, {role: book.serving(role) for role in wanted})
     return Work(
         book=book, demand=demand, view=state.view_for(request.command.priority), draft=Draft(state.ledger), needed=needed, rest=rest
     )
