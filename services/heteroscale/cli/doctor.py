@@ -143,6 +143,17 @@ def _configurations(layouts: Mapping[str, TopicLayout], prefix: str) -> list[Fin
     return findings or [Finding("topics", Verdict.OK, f"all {len(CATALOGUE)} are there under {prefix}, laid out as they should be")]
 
 
+def _ticks(age_ms: int) -> Finding:
+    """Whether time goes on, by how old the newest tick is."""
+    if age_ms < -STALE_MS:
+        text = f"the newest is {Duration(-age_ms // 1000 * 1000)} ahead of this machine's clock; if it was believed, no window closes until then"
+        return Finding("ticks", Verdict.NOTE, text, "set the clocks of the hosts that run signals; or a simulator drives time")
+    text = f"the newest is {Duration(max(0, age_ms) // 1000 * 1000)} old"
+    if age_ms < STALE_MS:
+        return Finding("ticks", Verdict.OK, text)
+    return Finding("ticks", Verdict.NOTE, text, "heteroscale run signals; or a simulator drives time, and then this is as it should be")
+
+
 async def _flow(view: LogView) -> list[Finding]:
     findings: list[Finding] = []
     tick = await view.newest_tick_ms()
@@ -151,10 +162,7 @@ async def _flow(view: LogView) -> list[Finding]:
         cure = "heteroscale run signals; it ticks unless HETEROSCALE_TICKER=off"
         findings.append(Finding("ticks", Verdict.NOTE, "none: no signals service has run under this prefix", cure))
     else:
-        age_ms = clock.now_ms() - tick
-        text = f"the newest is {Duration(max(0, age_ms) // 1000 * 1000)} old"
-        cure_old = "heteroscale run signals; or a simulator drives time, and then this is as it should be"
-        findings.append(Finding("ticks", Verdict.OK if age_ms < STALE_MS else Verdict.NOTE, text, None if age_ms < STALE_MS else cure_old))
+        findings.append(_ticks(clock.now_ms() - tick))
     findings.append(Finding("specs", Verdict.OK, f"{len(specs)} services") if specs else
                     Finding("specs", Verdict.NOTE, "none", "heteroscale apply SPEC.yaml"))  # fmt: skip
     findings.extend(await _engines(view, specs))

@@ -246,6 +246,14 @@ def test_doctor_says_whose_engines_are_not_heard() -> None:
     assert "ok    engines: each service with a spec has telemetry" in line("doctor").stdout
 
 
+def test_doctor_says_that_a_tick_is_ahead() -> None:
+    """A tick of the next century is a clock that is wrong, not a fresh one."""
+    line = CommandLine()
+    at_ms = 4_102_444_800_000
+    line.put([Entry("t.telemetry.v1", None, codec.encode(Tick(at_ms=at_ms)), at_ms, 0)])
+    assert "ahead of this machine's clock" in line("doctor").stdout
+
+
 def test_nearer_options_win() -> None:
     """An option of the command wins over the same one before it, and both over the environment."""
     line = CommandLine()
