@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from support.processes import Fleet
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(180)]
 
+AtEnd = list[Callable[[], Awaitable[None]]]
 TOPICS = (Topic.PLACEMENTS, Topic.ACTUATIONS, Topic.DEAD_LETTERS, Topic.TELEMETRY)
 LABEL = "heteroscale.io/solo.prefill"
 
@@ -217,27 +218,36 @@ async def _there_and_back(world: Fleet, cluster: KubeServers) -> None:
         assert "" == world.run("dead-letters", "list", "--json").strip()
 
 
-async def test_a_write_that_came_too_late_is_refused_by_the_api_server(cluster: KubeServers) -> None:
-    """409 from the real server: somebody scaled since we looked; the next look sees it."""
+async def test_a_write_that_came_too_late_is_refused_by_the_api_server(cluster: KubeServers, at_end: AtEnd) -> None:
+    """409 from the real server: somebody scaled since we looked (a controller does, too); the next look sees it."""
     api = ClusterApi(cluster.client(cluster.token_of("kubernetes-actuator", "heteroscale")))
+    at_end.append(api.close)
     target = ScaleTarget(service="spare", role="r", namespace="llm", name="spare-r")
     await asyncio.to_thread(cluster.apply, deployment("spare", "r"))
-    seen = await api.scale(target)
-    assert seen is not None
-    await api.set_scale(target, 2, seen.version)
+
+    async def scaled() -> str:
+        while True:
+            seen = await api.scale(target)
+            assert seen is not None
+            with contextlib.suppress(Delayed):
+                await api.set_scale(target, 2, seen.version)
+                return seen.version
+
+    async with asyncio.timeout(20):
+        version = await scaled()
     with pytest.raises(Delayed, match="somebody wrote meanwhile"):
-        await api.set_scale(target, 0, seen.version)
+        await api.set_scale(target, 0, version)
     again = await api.scale(target)
     assert again is not None
     assert 2 == again.replicas
-    await api.close()
     await asyncio.to_thread(cluster.call, "DELETE", "/apis/apps/v1/namespaces/llm/deployments/spare-r")
 
 
-async def test_a_watch_outlives_the_api_server(cluster: KubeServers) -> None:
+async def test_a_watch_outlives_the_api_server(cluster: KubeServers, at_end: AtEnd) -> None:
     """It goes on where it stopped; one whose version the new server does not know (410) lists anew and sees the same."""
     client = cluster.client(cluster.token_of("kubernetes-actuator", "heteroscale"))
     watch = PodWatch(client, "llm", {"app": "watched"}, lambda: None)
+    at_end += [client.close, watch.close]
     path = "/api/v1/namespaces/llm/pods"
     spec = {"containers": [{"name": "engine", "image": "engine"}], "terminationGracePeriodSeconds": 0}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "watched", "labels": {"app": "watched"}}, "spec": spec}
@@ -247,13 +257,12 @@ async def test_a_watch_outlives_the_api_server(cluster: KubeServers) -> None:
     await asyncio.to_thread(cluster.restart_api)
     late = PodWatch(client, "llm", {"app": "watched"}, lambda: None)
     late.version = "1"
+    at_end.append(late.close)
     await _until_seen(late, 1)
     assert late.version != "1", "it did not go on from there"
     await asyncio.to_thread(cluster.call, "DELETE", f"{path}/watched?gracePeriodSeconds=0")
     for one in (watch, late):
         await _until_seen(one, 0)
-        await one.close()
-    await client.close()
 
 
 async def _until_seen(watch: PodWatch, pods: int) -> None:
@@ -266,22 +275,22 @@ async def _until_seen(watch: PodWatch, pods: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_an_exporter_finds_its_pods_under_its_own_rights(cluster: KubeServers) -> None:
+async def test_an_exporter_finds_its_pods_under_its_own_rights(cluster: KubeServers, at_end: AtEnd) -> None:
     """The manifest's account may list and watch pods there, and nothing else."""
     for document in yaml.safe_load_all((ROOT / "infra/kubernetes/exporter/rbac.yaml").read_text()):
         await asyncio.to_thread(cluster.apply, document)
     source = Pods.parse("llm/heteroscale.io/service=nobody:8000", ExportSettings())
     source.client = cluster.client(cluster.token_of("exporter", "heteroscale"))
+    at_end.append(source.close)
     assert [] == await source.targets()
     with pytest.raises(httpx2.HTTPStatusError, match="forbidden"):
         await source.client.delete(Pod, "any", namespace="llm")
-    await source.close()
 
 
-async def test_without_the_rights_it_says_which_one_is_missing(cluster: KubeServers) -> None:
+async def test_without_the_rights_it_says_which_one_is_missing(cluster: KubeServers, at_end: AtEnd) -> None:
     """403 from a real authorizer names the right to grant; a target that is not there is no error."""
     api = ClusterApi(cluster.client(cluster.token_of("kubernetes-actuator", "heteroscale")))
+    at_end.append(api.close)
     with pytest.raises(Delayed, match="grant: get deployments/scale"):
         await api.scale(ScaleTarget(service="s", role="r", namespace="heteroscale", name="elsewhere"))
     assert await api.scale(ScaleTarget(service="s", role="r", namespace="llm", name="not-there")) is None
-    await api.close()
