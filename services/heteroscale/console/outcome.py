@@ -134,7 +134,7 @@ def _other_startups(outcome: Outcome, case: str) -> Table:
             )
             line.append(f"{setting(row)}: {spread(row.gpu_hours, '{:,.0f}')}, {per_cent(row.slo_attainment)}")
         lines.append(line)
-    about = "Each cell is setting: GPU-hours, requests within SLO; settings chosen on the other trace at that start-up time."
+    about = "Each cell is setting: GPU-hours, requests within SLO; settings chosen on the other trace with the main start-up time."
     return Table(f"{case}: start-up times", about, ["policy", *(f"{startup:g} s" for startup in times)], lines)
 
 

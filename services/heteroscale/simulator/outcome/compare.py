@@ -110,7 +110,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 def compare(plan: Plan, bench: Bench) -> Outcome:
     """The frontiers first, then what they and the documentation choose, over the seeds."""
     frontier = bench.run(frontiers(plan), trial.play, "frontiers")
-    choices = [choice for case in plan.cases for startup in plan.startups(case) for choice in _choices(plan, frontier, case, startup)]
+    choices = sorted((one for case in plan.cases for one in _choices(plan, frontier, case)), key=lambda one: _rank(plan, one))
     by_choice = {choice: _orders(plan, choice) for choice in choices}
     orders = list(dict.fromkeys(order for orders in by_choice.values() for order in orders))
     known = dict(zip(orders, bench.run(orders, trial.play, "scores"), strict=True))
@@ -123,35 +123,41 @@ def compare(plan: Plan, bench: Bench) -> Outcome:
 BOUND: Final = ("clairvoyant", Basis.ITSELF)
 
 
+def _rank(plan: Plan, choice: Choice) -> tuple[bool, int]:
+    """Main start-up times first, so that a run that is interrupted has the main comparison; else as they come."""
+    startups = plan.startups(choice.case)
+    return (choice.startup_s != startups[0], startups.index(choice.startup_s))
+
+
 def frontiers(plan: Plan) -> list[Order]:
-    """Every policy over its settings, on the cases and on those that choose their settings; main start-up times first."""
-    wanted: dict[tuple[int, str, float], None] = {}
-    for case in plan.cases:
-        for rank, startup in enumerate(plan.startups(case)):
-            for ground in (case, cases.CASES[case].tuned_on):
-                wanted[min(rank, 1), ground, startup] = None
+    """Every policy over its settings with the main start-up time, on the cases and on those that choose their settings."""
+    grounds = {(ground, plan.startups(case)[0]): None for case in plan.cases for ground in (case, cases.CASES[case].tuned_on)}
     return [
         _order(plan, case, policy, setting, startup)
-        for _, case, startup in sorted(wanted, key=lambda key: (key[0], key[2], key[1]))
+        for case, startup in sorted(grounds)
         for policy in plan.policies
         for setting in SETTINGS[policy]
     ]
 
 
-def _choices(plan: Plan, frontier: Sequence[Trial], case: str, startup_s: float) -> list[Choice]:
-    """What is scored on a case: each policy as the other trace, this trace and its documentation choose."""
+def _choices(plan: Plan, frontier: Sequence[Trial], case: str) -> list[Choice]:
+    """What is scored on a case: each policy as the other trace, this trace and its documentation choose.
+
+    With another start-up time than the main one: what was chosen with the main one, since nobody tunes anew when a start takes longer.
+    """
     found = []
-    source = cases.CASES[case].tuned_on
-    here = [one for one in frontier if one.startup_s == startup_s]
+    main = plan.startups(case)[0]
+    here = [one for one in frontier if one.startup_s == main]
     for policy in plan.policies:
-        grounds = {Basis.ITSELF: case} if policy in OWN_TRACE else {Basis.ELSEWHERE: source, Basis.ITSELF: case}
+        first = Basis.ITSELF if policy in OWN_TRACE else Basis.ELSEWHERE
+        grounds = {first: case if policy in OWN_TRACE else cases.CASES[case].tuned_on, Basis.ITSELF: case}
         for basis, ground in grounds.items():
             setting = choose(here, ground, policy).setting
-            found.append(Choice(case=case, policy=policy, startup_s=startup_s, basis=basis, setting=setting, chosen_on=ground))
-        if startup_s == plan.startups(case)[0]:
-            found.append(
-                Choice(case=case, policy=policy, startup_s=startup_s, basis=Basis.DEFAULT, setting=None, chosen_on="documentation")
-            )
+            found += [
+                Choice(case=case, policy=policy, startup_s=startup, basis=basis, setting=setting, chosen_on=ground)
+                for startup in (plan.startups(case) if basis is first else (main,))
+            ]
+        found.append(Choice(case=case, policy=policy, startup_s=main, basis=Basis.DEFAULT, setting=None, chosen_on="documentation"))
     return found
 
 
