@@ -12,7 +12,7 @@ from heteroscale.bus.log import Log, Record, TopicPartition
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.telemetry import Tick
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime import clock
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -109,8 +109,3 @@ def decoded(kind: type[M], record: Record | None) -> M | None:
         return codec.decode(kind, record.value)
     except Rejected:
         return None
-
-
-def layout_names(prefix: str) -> list[str]:
-    """Full names of all topics of the catalogue."""
-    return [spec.name(prefix) for spec in CATALOGUE.values()]

@@ -20,7 +20,6 @@ BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 HISTORY: Final = 48
 MOVES_SHOWN: Final = 6
 PLAIN_EVERY_MS: Final = 3_600_000
-NUMBERS: Final = frozenset({"req/s", "decode tok/s", "pending", "draining"})
 COLOURS: Final = {Action.SCALE_OUT: "green", Action.SCALE_IN: "yellow", Action.RESTORE: "magenta", Action.FINALIZE: "cyan"}
 
 
@@ -39,16 +38,6 @@ class Screen(Protocol):
 def screen_for(console: Console) -> Screen:
     """The table on a terminal, lines elsewhere."""
     return TableScreen(console) if console.is_terminal else LineScreen(console.out)
-
-
-class Silent:
-    """Shows nothing (`--json`)."""
-
-    def show(self, view: View) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class LineScreen:
