@@ -153,7 +153,9 @@ class Store:
     def _asked(self, topic: Topic, what: str, tail: str, values: Sequence[Value]) -> Iterator[Any]:
         self._fill(topic)
         table = _table(topic)
-        yield from self._base.execute(f"SELECT {what} FROM {table} {tail}", tuple(values))  # noqa: S608 - constants of this package
+        rows = self._base.execute(f"SELECT {what} FROM {table} {tail}", tuple(values))  # noqa: S608 - constants of this package
+        for row in rows:  # noqa: UP028 - `yield from` would close the cursor, which a base that was let go before it refuses
+            yield row
 
     def _fill(self, topic: Topic) -> None:
         """Put a topic's records in, the first time it is asked about. Raises Rejected (`unreadable`, `damaged`)."""
