@@ -18,6 +18,7 @@ from heteroscale.cli.options import connection_options
 from heteroscale.cli.registry import COMMANDS, SECTIONS
 from heteroscale.contracts.errors import HeteroscaleError, Rejected, Retryable
 
+PACKAGE: Final = "heteroscale.cli.commands"
 FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
@@ -63,12 +64,7 @@ class LazyGroup(click.Group):
         if entry is None:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = entry.target.partition(":")
-        try:
-            command: click.Command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            raise Failure(f"this build has no {cmd_name!r} ({module} is not installed)", FAILED) from error
+        command: click.Command = getattr(importlib.import_module(f"{PACKAGE}.{module}"), attribute)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:

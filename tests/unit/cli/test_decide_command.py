@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from heteroscale.cli.decide import decide
+from heteroscale.cli.commands.decide import decide
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from support import lawbook

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from heteroscale.cli import plan_files
-from heteroscale.cli.plan import plan
+from heteroscale.cli.commands.plan import plan
 from heteroscale.contracts.errors import Rejected
 
 FLEET = """\

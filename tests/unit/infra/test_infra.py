@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from heteroscale.actuation import kubernetes_targets
+from heteroscale.cli.commands.run import SERVICES
 from heteroscale.cli.registry import COMMANDS
-from heteroscale.cli.run import SERVICES
 from heteroscale.runtime.metrics import CATALOGUE, Kind
 from heteroscale.servers import docker
 from heteroscale.telemetry.export_pods import Pods

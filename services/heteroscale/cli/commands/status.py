@@ -8,9 +8,9 @@ import click
 import msgspec
 
 from heteroscale.cli import output
+from heteroscale.cli.commands.services import mode_text
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
-from heteroscale.cli.services import mode_text
 from heteroscale.cli.spec_store import SpecStore
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.placements import InstanceState, Placement

@@ -146,7 +146,8 @@ def _configurations(layouts: Mapping[str, TopicLayout], prefix: str) -> list[Fin
 def _ticks(age_ms: int) -> Finding:
     """Whether time goes on, by how old the newest tick is."""
     if age_ms < -STALE_MS:
-        text = f"the newest is {Duration(-age_ms // 1000 * 1000)} ahead of this machine's clock; if it was believed, no window closes until then"
+        ahead = Duration(-age_ms // 1000 * 1000)
+        text = f"the newest is {ahead} ahead of this machine's clock; if it was believed, no window closes until then"
         return Finding("ticks", Verdict.NOTE, text, "set the clocks of the hosts that run signals; or a simulator drives time")
     text = f"the newest is {Duration(max(0, age_ms) // 1000 * 1000)} old"
     if age_ms < STALE_MS:

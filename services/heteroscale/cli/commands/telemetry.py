@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import click
 
 from heteroscale.cli import completing, files, output
+from heteroscale.cli.commands.telemetry_live import check, tail
 from heteroscale.cli.main import BAD_INPUT
 from heteroscale.cli.options import json_option
-from heteroscale.cli.telemetry_live import check, tail
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.telemetry import EngineState, Samples
 from heteroscale.telemetry import dcgm, engines, page, sample

@@ -8,10 +8,11 @@ import click
 import msgspec
 
 from heteroscale.bus.log import Entry
-from heteroscale.cli import fleet_files, fleet_looks, output
+from heteroscale.cli import fleet_files, output
+from heteroscale.cli.commands import fleet_looks
+from heteroscale.cli.commands.fleet_looks import nodes_of_log
 from heteroscale.cli.durations import DURATION
 from heteroscale.cli.fleet_files import Source
-from heteroscale.cli.fleet_looks import nodes_of_log
 from heteroscale.cli.fleet_source import source_options
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async

@@ -1,0 +1,1 @@
+"""A module a command, or a group of commands; `cli.registry` says which is which."""
