@@ -15,7 +15,7 @@ import msgspec
 
 from heteroscale.bus import dead_letters
 from heteroscale.bus.log import Member, Record, TopicPartition
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected, Stale
 from heteroscale.contracts.placements import Placement
@@ -27,7 +27,7 @@ from heteroscale.decision import controller, gauges, order
 from heteroscale.decision.controller import ServiceState, Source, Tombstone
 from heteroscale.decision.doubt import Arrived, Doubts
 from heteroscale.decision.gauges import Gauges
-from heteroscale.decision.memory import Memory, service_of
+from heteroscale.decision.memory import Memory
 from heteroscale.decision.outbox import Outbox
 from heteroscale.decision.settings import DecisionSettings
 from heteroscale.decision.specs import parsing
@@ -125,7 +125,7 @@ class Worker:
     async def follow_specs(self, *, wait_ms: int = 0) -> None:
         """Specs as they are applied; a tombstone lets its service go."""
         for record in await self._specs.poll(timeout_ms=wait_ms):
-            service = service_of(record.key)
+            service = keys.service_of(record.key)
             if record.value is None:
                 await self._let_go(service, record)
                 continue

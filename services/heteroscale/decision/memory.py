@@ -11,16 +11,15 @@ import msgspec
 from heteroscale.bus import partitioning, scan
 from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Log, Record, TopicPartition
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.decision_state import DecisionState
 from heteroscale.contracts.errors import Rejected
-from heteroscale.contracts.placements import DRY_RUN_SUFFIX, Placement
+from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Source
 
-COPY_MARK = b"#h"
 STATES_TRIED = 2  # of each service: the newest, and the one before if that cannot be read
 
 
@@ -108,7 +107,7 @@ class Memory:
         last: dict[bytes, deque[Record]] = {}
         async for batch in scan.to_end(self._log, self._at(self._states)):
             for record in batch:
-                if record.key is not None and COPY_MARK not in record.key:
+                if record.key is not None and not keys.is_hourly(record.key):
                     last.setdefault(record.key, deque(maxlen=STATES_TRIED)).append(record)
         for key in sorted(last):
             found = await self._newest_of(last[key])
@@ -168,7 +167,7 @@ def _state_of(key: bytes, payload: bytes) -> DecisionState:
     """A state under its own key. Raises Rejected."""
     state = codec.decode(DecisionState, payload)
     if state.service.encode() != key:
-        raise Rejected("key", f"the key says {key.decode('utf-8', 'replace')}, the value {state.service}")
+        raise Rejected("key", f"the key says {keys.text_of(key)}, the value {state.service}")
     return state
 
 
@@ -183,8 +182,3 @@ def _placement_of(record: Record) -> Placement | None:
         return codec.decode(Placement, record.value)
     except Rejected:
         return None
-
-
-def service_of(key: bytes | None) -> str:
-    """The service that a key names; a dry run's key names its service too."""
-    return (key or b"").decode("utf-8", "replace").removesuffix(DRY_RUN_SUFFIX)

@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from heteroscale.bus.log import Entry, Log
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.decision_state import DecisionState
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.contracts.units import MS_PER_UNIT
 from heteroscale.decision.controller import Effects
-
-HOURS_PER_WEEK = 168
-MONDAY_H = 3 * 24  # the epoch began on a Thursday: three days after Monday
-
-
-def hour_of_week(at_ms: int) -> int:
-    """0 is Monday 00:00 UTC."""
-    return (at_ms // MS_PER_UNIT["h"] + MONDAY_H) % HOURS_PER_WEEK
 
 
 class Outbox:
@@ -103,8 +95,7 @@ class Outbox:
         payload = codec.encode(state)
         entries = [Entry(self._states, state.service.encode(), payload, at_ms, partition)]
         if before_ms < 0 or before_ms // MS_PER_UNIT["h"] != at_ms // MS_PER_UNIT["h"]:
-            key = f"{state.service}#h{hour_of_week(at_ms)}".encode()
-            entries.append(Entry(self._states, key, payload, at_ms, partition))
+            entries.append(Entry(self._states, keys.hourly_key(state.service, at_ms), payload, at_ms, partition))
         return entries
 
     def _decision_entry(self, decision: Decision) -> Entry:
