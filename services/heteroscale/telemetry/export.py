@@ -24,10 +24,11 @@ from heteroscale.runtime import logs, metrics
 from heteroscale.runtime.clock import SYSTEM
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.metrics import Metrics
-from heteroscale.telemetry import dcgm, engines, export_fetch, export_targets, page, sample
+from heteroscale.telemetry import dcgm, engines, export_fetch, export_sources, page, sample
 from heteroscale.telemetry.export_fetch import Fetched, Outcome
 from heteroscale.telemetry.export_settings import ExportSettings
-from heteroscale.telemetry.export_targets import Source, Target
+from heteroscale.telemetry.export_sources import Source
+from heteroscale.telemetry.export_targets import Target
 from heteroscale.telemetry.freshness import Freshness
 from heteroscale.telemetry.page import Page
 from heteroscale.telemetry.publisher_pump import DrainLimit, Outbox, PublisherLimits, Pump
@@ -194,7 +195,7 @@ class Exporter:
 async def serve(context: Context, settings: ExportSettings) -> None:
     """Scrape and publish until `context.stop`. Raises Rejected for settings that name no target."""
     outbox = Outbox(settings.export_source, PublisherLimits())
-    exporter = Exporter(settings, export_targets.sources(settings), outbox, context.metrics)
+    exporter = Exporter(settings, export_sources.sources(settings), outbox, context.metrics)
     drain_limit = DrainLimit(DRAIN_LIMIT_S)
     pumping = asyncio.create_task(Pump(outbox, context.log, context.prefix, PublisherLimits().linger_ms).run(context.stop, drain_limit))
     try:
@@ -209,7 +210,7 @@ async def serve(context: Context, settings: ExportSettings) -> None:
 async def once(settings: ExportSettings) -> list[tuple[Target, Scraped, Samples | None]]:
     """Each target's page, fetched now, and the record it makes. Raises Rejected, Retryable."""
     targets: list[Target] = []
-    for source in export_targets.sources(settings):
+    for source in export_sources.sources(settings):
         try:
             targets += await source.targets()
         finally:

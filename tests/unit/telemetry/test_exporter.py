@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime import metrics
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
-from heteroscale.telemetry import export, export_targets
+from heteroscale.telemetry import export, export_sources, export_targets
 from heteroscale.telemetry.export_fetch import Outcome
 from heteroscale.telemetry.export_settings import ExportSettings
 from heteroscale.telemetry.freshness import Freshness
@@ -187,9 +188,16 @@ async def test_targets_that_can_never_be_scraped_are_refused(settings: ExportSet
     assert code == caught.value.code
 
 
+def test_pods_without_the_extra_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever installed heteroscale alone is told the extra's name."""
+    monkeypatch.setitem(sys.modules, "heteroscale.telemetry.export_pods", None)
+    with pytest.raises(Rejected, match=r"pip install 'heteroscale\[kubernetes\]'"):
+        export_sources.sources(ExportSettings(export_pods="llm/app=vllm:8000"))
+
+
 async def test_a_name_stands_for_all_its_addresses() -> None:
     """Each address becomes an instance, called by it."""
-    (source,) = export_targets.sources(ExportSettings(export_dns="localhost:8000"))
+    (source,) = export_sources.sources(ExportSettings(export_dns="localhost:8000"))
     found = {target.instance: target.url for target in await source.targets()}
     assert "http://127.0.0.1:8000/metrics" == found["127.0.0.1:8000"]
 
