@@ -22,10 +22,11 @@ from heteroscale.simulator.crew import Tasks
 from heteroscale.simulator.direct import Direct, Ours
 from heteroscale.simulator.embedded import Embedded
 from heteroscale.simulator.offline import Request, Through
+from heteroscale.simulator.panes import Inside
 from heteroscale.simulator.play import Played, play
 from heteroscale.simulator.traffic import REQUESTS
 from heteroscale.simulator.world import Scene
-from support.simulation_cast import scene
+from support.simulation_cast import START_MS, scene
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +51,11 @@ class Kept:
         return decision, command
 
 
-def directly(here: Scene) -> tuple[Direct, dict[str, Kept]]:
+def directly(here: Scene, inside: Inside = Inside.LAST) -> tuple[Direct, dict[str, Kept]]:
     """The scene without a log."""
     built = world.build(here)
     kept = {name: Kept(Ours(spec)) for name, spec in built.specs.items()}
-    run = Direct(built, dict(kept), closing.tallies_of(here, built.models))  # type: ignore[arg-type]  # a Decider by shape
+    run = Direct(built, dict(kept), closing.tallies_of(here, built.models), inside)  # type: ignore[arg-type]  # a Decider by shape
     run.play(here.ends_at_ms + 1, lambda *_: None)
     return run, kept
 
@@ -135,6 +136,19 @@ def test_every_request_is_served_queued_or_given_up() -> None:
         assert ledger.offered[REQUESTS] == pytest.approx(model.load[:, REQUESTS].sum())
         assert ledger.offered == pytest.approx(ledger.finished + ledger.given_up + model.waiting())
     assert [] == closing.of_direct(run.world.scene, run).faults
+
+
+def test_requests_inside_are_the_last_sample_or_the_mean_of_the_window() -> None:
+    """Prefill runs one prompt an engine, so their mean is the mean busy share times engines; the last sample is another number."""
+    off = {}
+    for inside in Inside:
+        _, kept = directly(scene(0.3), inside)
+        signals = [window.roles["prefill"] for window in kept["chat"].windows if window.start_ms >= START_MS]
+        calm = [one for one in signals if one.coverage == 1.0 and not one.instances.draining]
+        off[inside] = max(abs((one.running or 0.0) - (one.gpu_util or 0.0) * one.instances.serving) for one in calm)
+        assert len(calm) > 5
+    assert off[Inside.MEAN] < 1e-3
+    assert off[Inside.LAST] > 0.05
 
 
 def test_the_same_seed_gives_the_same_decisions() -> None:
