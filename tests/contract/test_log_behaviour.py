@@ -108,7 +108,6 @@ async def test_a_tombstone_is_a_record_without_a_value(log: Log, prefix: str) ->
     reader = log.reader({TopicPartition(topic, 0): 0})
     assert [b"1", b"1", None] == [record.value for record in await collect(reader, 3)]
     await reader.close()
-    assert [b"b"] == list(await scan.newest_by_key(log, topic))
     with pytest.raises(Broken, match="a key or a value"):
         await log.append([Entry(topic, None, None, NOW_MS, 0)])
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from heteroscale.bus.log import Entry
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.commands import Command, CommandRole
 from heteroscale.contracts.names import DecisionId
 from heteroscale.contracts.placements import (
-    DRY_RUN_SUFFIX,
     Domain,
     Group,
     InstanceState,
@@ -91,5 +90,5 @@ def entry(prefix: str, topic: Topic, key: str, message: msgspec.Struct, at_ms: i
 
 def placement_entry(prefix: str, message: Placement) -> Entry:
     """A placement as placement writes it: a dry run under a key of its own, in the service's partition."""
-    key = message.service + (DRY_RUN_SUFFIX if message.dry_run else "")
+    key = keys.dry_run_key(message.service).decode() if message.dry_run else message.service
     return entry(prefix, Topic.PLACEMENTS, key, message, message.at_ms)

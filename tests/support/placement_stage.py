@@ -11,10 +11,10 @@ import redis.asyncio as redis_client
 
 from heteroscale.bus import catalogue
 from heteroscale.bus.log import Entry, Log, Reader, TopicPartition
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.commands import Command
-from heteroscale.contracts.fleet import FleetNode, node_key
+from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.placements import PlacedInstance, Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.placement import app, check
@@ -78,7 +78,9 @@ class Stage:
     async def nodes(self, *nodes: FleetNode) -> None:
         """Fleet records."""
         topic = topic_name(self.prefix, Topic.FLEET)
-        await self.log.append([Entry(topic, node_key(one.fleet, one.node).encode(), codec.encode(one), builders.AT_MS, 0) for one in nodes])
+        await self.log.append(
+            [Entry(topic, keys.node_key(one.fleet, one.node).encode(), codec.encode(one), builders.AT_MS, 0) for one in nodes]
+        )
 
     def start(self, inventory: Inventory, *, group: str = "placement", reconcile_ms: int = 60_000, lease_ms: int = 15_000) -> Context:
         """One more worker."""

@@ -25,12 +25,12 @@ from heteroscale.bus import scan
 from heteroscale.bus.dead_letters import Guard, Limits
 from heteroscale.bus.log import Entry, Log, Reader, Record
 from heteroscale.bus.pause import stopped_within
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.errors import Retryable
 from heteroscale.contracts.names import FleetName, InstanceName, ServiceName
-from heteroscale.contracts.placements import DRY_RUN_SUFFIX, Placement
+from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.runtime import logs, metrics
 from heteroscale.runtime.metering import dead_letter_counter
@@ -183,7 +183,7 @@ class Subscriber(abc.ABC, Generic[V]):
         """The newest record of each service among `records`, as far as it is news."""
         fresh: dict[ServiceName, V] = {}
         for record in records:
-            if record.value is None or _is_dry_run(record):
+            if record.value is None or keys.is_dry_run(record.key):
                 continue
             value = await self._guard.decode(record, self.kind)
             if value is None or not self._interest.covers(value.service, value.fleet):
@@ -220,7 +220,3 @@ class CommandSubscriber(Subscriber[Command]):
     def is_newer(self, candidate: Command, than: Command | None) -> bool:
         """By (`revision`, `at_ms`)."""
         return orders.is_newer_command(candidate, than)
-
-
-def _is_dry_run(record: Record) -> bool:
-    return record.key is not None and record.key.endswith(DRY_RUN_SUFFIX.encode())

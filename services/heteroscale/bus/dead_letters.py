@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from heteroscale.bus import scan
 from heteroscale.bus.log import Entry, Log, Record, TopicPartition
 from heteroscale.bus.settings import BusSettings
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.dead_letters import DeadLetter
 from heteroscale.contracts.errors import Broken, Rejected
 from heteroscale.contracts.topics import CATALOGUE, Cleanup, Topic, topic_name, topic_of
@@ -121,7 +121,7 @@ class Guard:
                 topic=record.topic,
                 partition=record.partition,
                 offset=record.offset,
-                key=None if record.key is None else record.key.decode("utf-8", "replace"),
+                key=None if record.key is None else keys.text_of(record.key),
                 at_ms=record.timestamp_ms,
                 stage=self._stage,
                 code=error.code,

@@ -1,8 +1,9 @@
-"""Reading a topic as it stands: from its beginning (or given positions) to the end it had at the call."""
+"""Reading a topic as it stands: a range of offsets, or all up to the end it had at the call."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 
 from heteroscale.bus.log import Log, Record, TopicPartition
 from heteroscale.contracts.errors import Broken, Retryable
@@ -21,19 +22,15 @@ async def partitions_of(log: Log, topics: Iterable[str]) -> list[TopicPartition]
     return [TopicPartition(name, partition) for name in names for partition in range(layouts[name].partitions)]
 
 
-async def to_end(
-    log: Log, partitions: Iterable[TopicPartition], start: Mapping[TopicPartition, int] | None = None
-) -> AsyncIterator[list[Record]]:
-    """Batches from `start` (or the earliest) up to the ends at the call, in offset order per partition.
+async def between(log: Log, ranges: Mapping[TopicPartition, tuple[int, int]]) -> AsyncGenerator[list[Record], None]:
+    """Batches of each partition's [first, end), in offset order per partition.
 
     Raises Retryable when nothing comes for PATIENCE_POLLS * POLL_MS although the ends are not reached.
     """
-    wanted = sorted(set(partitions))
-    ends = await log.end_offsets(wanted)
-    begins = await log.begin_offsets(wanted)
-    positions = {at: max(begins[at], (start or {}).get(at, 0)) for at in wanted}
-    positions = {at: position for at, position in positions.items() if position < ends[at]}
-    reader = log.reader(positions)
+    ends = {at: end for at, (first, end) in ranges.items() if first < end}
+    if not ends:
+        return
+    reader = log.reader({at: ranges[at][0] for at in ends})
     idle = 0
     try:
         while any(position < ends[at] for at, position in reader.positions().items()):
@@ -49,11 +46,14 @@ async def to_end(
         await reader.close()
 
 
-async def newest_by_key(log: Log, topic: str) -> dict[bytes, Record]:
-    """The newest record of each key of a compacted topic, by key in sorted order; deleted keys are left out."""
-    newest: dict[bytes, Record] = {}
-    async for batch in to_end(log, await partitions_of(log, [topic])):
-        for record in batch:
-            if record.key is not None:
-                newest[record.key] = record
-    return {key: record for key, record in sorted(newest.items()) if record.value is not None}
+async def to_end(
+    log: Log, partitions: Iterable[TopicPartition], start: Mapping[TopicPartition, int] | None = None
+) -> AsyncIterator[list[Record]]:
+    """Batches from `start` (or the earliest) up to the ends at the call; otherwise as `between`."""
+    wanted = sorted(set(partitions))
+    ends = await log.end_offsets(wanted)
+    begins = await log.begin_offsets(wanted)
+    ranges = {at: (max(begins[at], (start or {}).get(at, 0)), ends[at]) for at in wanted}
+    async with aclosing(between(log, ranges)) as batches:
+        async for records in batches:
+            yield records

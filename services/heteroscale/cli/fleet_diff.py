@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from heteroscale.contracts import codec
-from heteroscale.contracts.fleet import FleetNode, node_key
+from heteroscale.contracts import codec, keys
+from heteroscale.contracts.fleet import FleetNode
 
 SIGNS: Final = {"created": "+", "removed": "-", "changed": "~"}
 NOT_COMPARED: Final = frozenset({"observed_at_ms"})
@@ -26,9 +26,9 @@ class Difference(msgspec.Struct, frozen=True):
 
 def between(known: Iterable[FleetNode], wanted: Iterable[FleetNode]) -> list[Difference]:
     """In the order of fleet and node; only fleets that the wanted nodes belong to."""
-    after = {node_key(node.fleet, node.node): node for node in wanted}
+    after = {keys.node_key(node.fleet, node.node): node for node in wanted}
     fleets = {node.fleet for node in after.values()}
-    before = {node_key(node.fleet, node.node): node for node in known if node.fleet in fleets}
+    before = {keys.node_key(node.fleet, node.node): node for node in known if node.fleet in fleets}
     found: list[Difference] = []
     for key in sorted({*before, *after}):
         old, new = _fields(before.get(key)), _fields(after.get(key))

@@ -9,7 +9,7 @@ import msgspec
 
 from heteroscale.bus import partitioning, scan
 from heteroscale.bus.log import Log, Record, TopicPartition
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import Topic, topic_name
@@ -58,9 +58,9 @@ class LogView:
         while upper > begin:
             lower = max(begin, upper - look)
             found: Record | None = None
-            async for batch in scan.to_end(self.log, [at], {at: lower}):
+            async for batch in scan.between(self.log, {at: (lower, upper)}):
                 for record in batch:
-                    if record.offset < upper and wanted(record):
+                    if wanted(record):
                         found = record
             if found is not None:
                 return found
@@ -77,7 +77,7 @@ class LogView:
         """The newest message of each key of a compacted topic that can be read, by key in sorted order; none after a tombstone."""
         newest: dict[str, M] = {}
         for record in await self.records(topic):
-            key = (record.key or b"").decode(errors="replace")
+            key = keys.text_of(record.key)
             message = decoded(kind, record)
             if message is not None:
                 newest[key] = message

@@ -40,8 +40,3 @@ class FleetNode(Message, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.used > self.gpus:
             raise ValueError(f"used {self.used} is not between 0 and its {self.gpus} GPUs; write the GPUs that others hold")
-
-
-def node_key(fleet: FleetName, node: NodeName) -> str:
-    """The record key on fleet.v1."""
-    return f"{fleet}/{node}"

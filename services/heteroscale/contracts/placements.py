@@ -7,8 +7,6 @@ import enum
 from heteroscale.contracts.message import AtMs, Count, Message
 from heteroscale.contracts.names import DecisionId, FleetName, GpuTypeName, InstanceName, NodeName, RoleName, ServiceName
 
-DRY_RUN_SUFFIX = "#dry-run"
-
 
 class PlacementStatus(enum.StrEnum):
     """How far the assignment is from the command."""

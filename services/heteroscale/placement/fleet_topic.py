@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import Final
 
 from heteroscale.bus.log import Log, Reader, Record, TopicPartition
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.names import FleetName, NodeName
@@ -81,7 +81,7 @@ class FleetTopic:
 
 
 def _change(record: Record) -> tuple[NodeChange, FleetName]:
-    fleet, _, node = (record.key or b"").decode("utf-8", "replace").partition("/")
+    fleet, node = keys.node_of(record.key)
     if not fleet or not node:
         raise Rejected("key", "the key is to be FLEET/NODE")
     if record.value is None:

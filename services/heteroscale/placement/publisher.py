@@ -9,9 +9,9 @@ import msgspec
 
 from heteroscale.bus import partitioning
 from heteroscale.bus.log import Entry, Log
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.names import FleetName, ServiceName
-from heteroscale.contracts.placements import DRY_RUN_SUFFIX, Placement
+from heteroscale.contracts.placements import Placement
 from heteroscale.placement.inventory.gang import Gang, Outcome
 from heteroscale.placement.inventory.protocol import Inventory, OutEntry
 from heteroscale.placement.placements_topic import Newest, PlacementsTopic
@@ -104,4 +104,4 @@ class Publisher:
         """A dry-run answer: a key of its own in the service's partition, so that it never replaces the real assignment."""
         key = answer.service.encode()
         partition = partitioning.partition_of(key, self._partitions)
-        return Entry(self._topic, f"{answer.service}{DRY_RUN_SUFFIX}".encode(), codec.encode(answer), answer.at_ms, partition)
+        return Entry(self._topic, keys.dry_run_key(answer.service), codec.encode(answer), answer.at_ms, partition)

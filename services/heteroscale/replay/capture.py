@@ -15,11 +15,10 @@ from typing import Final
 
 from heteroscale.bus import partitioning, scan
 from heteroscale.bus.log import Log, Record, TopicPartition
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.decision_state import DecisionState
-from heteroscale.contracts.errors import Rejected, Retryable
+from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import FleetName, ServiceName
-from heteroscale.contracts.placements import DRY_RUN_SUFFIX
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.contracts.units import MS_PER_UNIT, instant_text
@@ -34,10 +33,6 @@ HOUR_MS: Final = MS_PER_UNIT["h"]
 MARGIN_MS: Final = 2 * MS_PER_UNIT["m"]  # clocks and batching: a record's stamp may differ this much from its content
 STATE_BACK_MS: Final = HOUR_MS + MARGIN_MS  # an hourly copy of each state is at most this old
 BEHIND_MS: Final = 2 * MS_PER_UNIT["m"]  # a placement bears its newest command's instant, and may have read what was said after it
-POLL_MS: Final = 500
-PATIENCE_POLLS: Final = 20
-COPY_MARK: Final = "#h"
-OF_SERVICE: Final = (Topic.TELEMETRY, Topic.SIGNALS, Topic.DECISIONS, Topic.DECISION_STATE)
 OF_FLEET: Final = (Topic.COMMANDS, Topic.ACTUATIONS)
 Progress = Callable[[str, int], None]
 
@@ -85,7 +80,7 @@ async def capture(log: Log, wanted: Wanted, folder: Path, progress: Progress | N
         for record in sorted((one for one in plan.stragglers if one.at in ranges), key=lambda one: (one.partition, one.offset)):
             writer.write(topic, redactor.record(topic, record))
         count = 0
-        async for batch in read_ranges(log, ranges):
+        async for batch in scan.between(log, ranges):
             for record in batch:
                 if _keeps(plan, topic, record):
                     writer.write(topic, redactor.record(topic, record))
@@ -184,16 +179,16 @@ class _Planner:
             await self._range(plan, await self._homes(topic, plan.fleets), since_ms, until_ms + BEHIND_MS)
         places = await self._homes(Topic.PLACEMENTS, plan.peers)
         await self._range(plan, places, since_ms, until_ms)
-        await self._stragglers(plan, places, since_ms)
+        await self._stragglers(plan, places)
 
     async def _lead_ms(self, plan: _Plan) -> int:
         """The instant of the oldest state that decisions of the window start from; the window's own start if there is none."""
         newest: dict[ServiceName, int] = {}
         places = await self._homes(Topic.DECISION_STATE, plan.services)
         ranges = {at: (plan.starts[at], plan.ends[at]) for at in places}
-        async for batch in read_ranges(self._log, ranges):
+        async for batch in scan.between(self._log, ranges):
             for record in batch:
-                service = service_of(record)
+                service = keys.service_of(record.key)
                 if service in plan.services and record.value is not None and record.timestamp_ms <= self._wanted.window.from_ms:
                     state = _decoded_state(record.value)
                     if state is not None and state.decision is not None:
@@ -215,20 +210,19 @@ class _Planner:
                     plan.missing[at] = Span(from_ms=max(0, since_ms), to_ms=oldest)
 
     async def _stamp(self, at: TopicPartition, offset: int) -> int | None:
-        async for batch in read_ranges(self._log, {at: (offset, offset + 1)}):
+        async for batch in scan.between(self._log, {at: (offset, offset + 1)}):
             return batch[0].timestamp_ms
         return None
 
-    async def _stragglers(self, plan: _Plan, places: Sequence[TopicPartition], since_ms: int) -> None:
-        """The newest placement of each service that said nothing since `since_ms`: it still holds what it held."""
+    async def _stragglers(self, plan: _Plan, places: Sequence[TopicPartition]) -> None:
+        """The newest placement of each service that said nothing since its range begins: it still holds what it held."""
         begins = await self._log.begin_offsets(places)
         before = {at: (begins[at], plan.starts[at]) for at in places if begins[at] < plan.starts[at]}
         newest: dict[bytes, Record] = {}
-        async for batch in read_ranges(self._log, before):
+        async for batch in scan.between(self._log, before):
             for record in batch:
-                if record.key is not None and not record.key.endswith(DRY_RUN_SUFFIX.encode()) and service_of(record) in plan.peers:
+                if record.key is not None and not keys.is_dry_run(record.key) and keys.service_of(record.key) in plan.peers:
                     newest[record.key] = record
-        del since_ms
         plan.stragglers = [record for _, record in sorted(newest.items()) if record.value is not None]
 
 
@@ -239,55 +233,28 @@ def _decoded_state(payload: bytes) -> DecisionState | None:
         return None
 
 
-def service_of(record: Record) -> ServiceName:
-    """The service a key names, also under a dry run's key or an hourly copy's."""
-    key = (record.key or b"").decode("utf-8", "replace").removesuffix(DRY_RUN_SUFFIX)
-    name, mark, hour = key.rpartition(COPY_MARK)
-    return name if mark and hour.isdigit() else key
-
-
 def _keeps(plan: _Plan, topic: Topic, record: Record) -> bool:
     """Whether a record of a range belongs to the incident."""
     match topic:
         case Topic.TELEMETRY:
-            return record.key is None or service_of(record) in plan.services
+            return record.key is None or keys.service_of(record.key) in plan.services
         case Topic.SIGNALS | Topic.DECISIONS | Topic.DECISION_STATE | Topic.SPECS:
-            return service_of(record) in plan.services
+            return keys.service_of(record.key) in plan.services
         case Topic.PLACEMENTS:
-            return service_of(record) in plan.peers
+            return keys.service_of(record.key) in plan.peers
         case Topic.COMMANDS | Topic.ACTUATIONS:
-            return (record.key or b"").decode("utf-8", "replace") in plan.fleets
+            return keys.text_of(record.key) in plan.fleets
         case Topic.FLEET:
-            return (record.key or b"").decode("utf-8", "replace").partition("/")[0] in plan.fleets
+            return keys.node_of(record.key)[0] in plan.fleets
         case Topic.DEAD_LETTERS:
-            return record.key is None or service_of(record) in plan.services | plan.fleets
-
-
-async def read_ranges(log: Log, ranges: Mapping[TopicPartition, tuple[int, int]]) -> AsyncIterator[list[Record]]:
-    """Records of each partition's [start, end). Raises Retryable when nothing comes although the ends are not reached."""
-    ends = {at: end for at, (start, end) in ranges.items() if start < end}
-    if not ends:
-        return
-    reader = log.reader({at: ranges[at][0] for at in ends})
-    idle = 0
-    try:
-        while any(position < ends[at] for at, position in reader.positions().items()):
-            records = await reader.poll(timeout_ms=POLL_MS)
-            idle = 0 if records else idle + 1
-            if idle > PATIENCE_POLLS:
-                raise Retryable(f"reading {', '.join(sorted(map(str, ends)))} does not go on")
-            kept = [record for record in records if record.offset < ends[record.at]]
-            if kept:
-                yield kept
-    finally:
-        await reader.close()
+            return record.key is None or keys.service_of(record.key) in plan.services | plan.fleets
 
 
 async def _all_records(log: Log, plan: _Plan) -> AsyncIterator[Record]:
     """Everything that will be written, for a first look at the names in it."""
     for record in plan.stragglers:
         yield record
-    async for batch in read_ranges(log, {at: (start, plan.ends[at]) for at, start in plan.starts.items()}):
+    async for batch in scan.between(log, {at: (start, plan.ends[at]) for at, start in plan.starts.items()}):
         for record in batch:
             yield record
 

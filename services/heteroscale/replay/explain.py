@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from heteroscale.bus.log import Record
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import GpuTypeName, InstanceName, NodeName, RoleName, ServiceName
@@ -18,7 +18,6 @@ from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.telemetry import InstanceSample, Samples
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import instant_text
-from heteroscale.replay.capture import service_of
 from heteroscale.replay.recorded import Found, Recorded
 from heteroscale.replay.store import place_of
 
@@ -171,7 +170,7 @@ def _heard(recorded: Recorded, window: SignalWindow) -> list[Heard]:
         if record.partition == inputs.partition and record.offset > inputs.last_offset:
             break
         inside = record.partition == inputs.partition and inputs.first_offset <= record.offset
-        if not inside or record.value is None or service_of(record) != window.service:
+        if not inside or record.value is None or keys.service_of(record.key) != window.service:
             continue
         for sample in _samples(record.value):
             found.setdefault(sample.instance, []).append((record, sample.at_ms))

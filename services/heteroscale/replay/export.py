@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from heteroscale.contracts import keys
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay.bundle import Bundle
@@ -50,7 +51,7 @@ def _rows(bundle: Bundle, topic: Topic, kinds: dict[str, type]) -> Iterator[dict
             "partition": record.partition,
             "offset": record.offset,
             "timestamp_ms": record.timestamp_ms,
-            "key": None if record.key is None else record.key.decode("utf-8", "replace"),
+            "key": None if record.key is None else keys.text_of(record.key),
         }
         for name, value in _document(record.value).items():
             kind = kinds.get(_column(name))

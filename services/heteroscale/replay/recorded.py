@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, overload
 import msgspec
 
 from heteroscale.bus.log import Record
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.commands import Command
 from heteroscale.contracts.decision_state import DecisionState
@@ -26,7 +26,6 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay.bundle import Bundle
-from heteroscale.replay.capture import service_of
 from heteroscale.replay.store import Store, Value, place_of
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -97,7 +96,7 @@ class Recorded:
         found: dict[ServiceName, list[tuple[Record, ServiceSpec | None]]] = {}
         for record in self.bundle.records(Topic.SPECS):
             spec = None if record.value is None else message_of(ServiceSpec, record)
-            found.setdefault(service_of(record), []).append((record, spec))
+            found.setdefault(keys.service_of(record.key), []).append((record, spec))
         return found
 
     @cached_property
@@ -134,7 +133,7 @@ class Recorded:
         """Records of fleet.v1 with offsets in [since, until), of one fleet or of all, in offset order."""
         tail = "WHERE (?1 IS NULL OR name = ?1) AND offset >= ?2 AND offset < ?3 ORDER BY offset"
         for record in self.store.rows(Topic.FLEET, tail, (fleet, since, until)):
-            yield (record.key or b"").decode("utf-8", "replace").partition("/")[2], record
+            yield keys.node_of(record.key)[1], record
 
     def fleets(self) -> list[FleetName]:
         """The fleets of the bundle."""

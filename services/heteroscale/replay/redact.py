@@ -19,6 +19,7 @@ import msgspec
 from msgspec import inspect
 
 from heteroscale.bus.log import Record
+from heteroscale.contracts import keys
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.message import REDACTABLE
 from heteroscale.contracts.names import PSEUDONYM
@@ -104,7 +105,7 @@ class Redactor:
             return record
         key = record.key
         if key is not None and self._names:
-            key = self._key(topic, key.decode("utf-8", "replace")).encode()
+            key = self._key(topic, keys.text_of(key)).encode()
         return record._replace(key=key, value=None if record.value is None else self._value(record.value, rules))
 
     def _key(self, topic: Topic, key: str) -> str:
@@ -237,7 +238,7 @@ async def collect(records: AsyncIterator[Record], kinds: Iterable[str]) -> Names
         if topic is None:
             continue
         if topic is Topic.FLEET and "node" in found and record.key is not None:
-            found["node"].add(record.key.decode("utf-8", "replace").partition("/")[2])
+            found["node"].add(keys.node_of(record.key)[1])
         if record.value is not None:
             gather(topic, record.value, found)
     return {name: pseudonym for kind, names in found.items() for name, pseudonym in _ranked(kind, names).items()}

@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 
 from heteroscale.bus.log import Record
+from heteroscale.contracts import keys
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay import bundle as bundles
 from heteroscale.replay import verify
 from heteroscale.replay.bundle import Bundle, BundleWriter, Taken
-from heteroscale.replay.capture import service_of
 from heteroscale.replay.manifest import Manifest, Span
 from heteroscale.replay.verdict import StageName, Verdict
 
@@ -47,7 +47,7 @@ class Cut:
         """Whether a record stays. Compacted topics that say how things stand are kept whole."""
         if topic not in self.topics:
             return False
-        if topic in BY_SERVICE and record.key is not None and service_of(record) not in self.services:
+        if topic in BY_SERVICE and record.key is not None and keys.service_of(record.key) not in self.services:
             return False
         if topic in {Topic.SPECS, Topic.FLEET}:
             return True

@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from heteroscale.bus.log import Record
+from heteroscale.contracts import keys
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay.bundle import Bundle
-from heteroscale.replay.capture import service_of
 
 CACHE_KIB: Final = 16_384
 Marks = tuple[str | None, str | int | None, int | None, int | None, str | None]
@@ -75,20 +75,20 @@ class _Actuation(msgspec.Struct):
 
 
 def _window(record: Record, seen: _Window) -> Marks:
-    return service_of(record), seen.end_ms, seen.spec_revision, None, None
+    return keys.service_of(record.key), seen.end_ms, seen.spec_revision, None, None
 
 
 def _decision(record: Record, seen: _Decision) -> Marks:
-    return service_of(record), seen.id, seen.at_ms, None, None
+    return keys.service_of(record.key), seen.id, seen.at_ms, None, None
 
 
 def _state(record: Record, seen: _State) -> Marks:
-    return service_of(record), seen.law.window_end_ms, None if seen.decision is None else seen.decision.at_ms, None, None
+    return keys.service_of(record.key), seen.law.window_end_ms, None if seen.decision is None else seen.decision.at_ms, None, None
 
 
 def _placement(record: Record, seen: _Placement) -> Marks:
     cycle = seen.inputs.cycle if seen.inputs is not None and seen.inputs.cut else None
-    return service_of(record), None, seen.gen, cycle, seen.fleet
+    return keys.service_of(record.key), None, seen.gen, cycle, seen.fleet
 
 
 def _command(_record: Record, seen: _Command) -> Marks:
@@ -100,7 +100,7 @@ def _actuation(_record: Record, seen: _Actuation) -> Marks:
 
 
 def _node(record: Record, _seen: Any) -> Marks:
-    fleet, _, node = (record.key or b"").decode("utf-8", "replace").partition("/")
+    fleet, node = keys.node_of(record.key)
     return fleet, node, None, None, None
 
 
@@ -136,6 +136,7 @@ class Store:
         self._bundle = bundle
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._filled: set[Topic] = set()
+        self._unreadable: dict[Topic, Rejected] = {}
         self._names: dict[Topic, str] = {}
         for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
             self._base.execute(f"PRAGMA {pragma}").close()
@@ -161,10 +162,11 @@ class Store:
         """Put a topic's records in, the first time it is asked about. Raises Rejected (`unreadable`, `damaged`)."""
         if topic in self._filled:
             return
+        if topic in self._unreadable:
+            raise self._unreadable[topic]
         table, catalogue = _table(topic), CATALOGUES[topic]
         self._names[topic] = self._bundle.name(topic)
         unique = ", UNIQUE (name, mark)" if catalogue.once else ""
-        self._base.execute(f"DROP TABLE IF EXISTS {table}")
         self._base.execute(
             f"CREATE TABLE {table} (n INTEGER PRIMARY KEY, partition INT, offset INT, at_ms INT, key BLOB, value BLOB,"
             f" name TEXT, mark, a INT, b INT, c TEXT{unique})"
@@ -173,6 +175,9 @@ class Store:
         try:
             put = f"INSERT OR IGNORE INTO {table} VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant of this module
             self._base.executemany(put, self._entries(topic, catalogue))
+        except Rejected as error:
+            self._unreadable[topic] = error
+            raise
         finally:
             self._base.execute("COMMIT")
         for number, columns in enumerate(catalogue.indexes):

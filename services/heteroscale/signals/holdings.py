@@ -15,7 +15,7 @@ from heteroscale.bus import scan
 from heteroscale.bus.dead_letters import Guard, limits_of
 from heteroscale.bus.log import Entry, Record, TopicPartition
 from heteroscale.bus.partitioning import partition_of
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.signals import SignalWindow
@@ -189,7 +189,7 @@ class Holdings:
         newest: dict[ServiceName, int] = {}
         async for batch in scan.to_end(self._context.log, [at], {at: found[at] or 0}):
             for record in batch:
-                service = (record.key or b"").decode("utf-8", "replace")
+                service = keys.service_of(record.key)
                 newest[service] = max(newest.get(service, record.timestamp_ms), record.timestamp_ms)
         return newest
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from heteroscale.bus import scan
 from heteroscale.bus.dead_letters import Guard
 from heteroscale.bus.log import Log, Reader, Record
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.spec import ServiceSpec
@@ -62,7 +62,7 @@ class SpecFeed:
         if record.key is None:
             await self._guard.refuse(record, [Rejected("no_key", "a spec without its service as key")])
             return None
-        service = record.key.decode("utf-8", "replace")
+        service = keys.service_of(record.key)
         if record.value is None:
             return SpecChange(service, None, record.timestamp_ms)
         spec = await self._guard.use(record, _sound)

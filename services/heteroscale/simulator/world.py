@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from heteroscale.bus.log import Entry
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.actuations import Actuation
 from heteroscale.contracts.errors import Rejected
-from heteroscale.contracts.fleet import FleetNode, NodeState, node_key
+from heteroscale.contracts.fleet import FleetNode, NodeState
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.spec import Mode, PlacementSpec, ServiceSpec
 from heteroscale.contracts.telemetry import InstanceSample, Samples, Tick
@@ -90,7 +90,7 @@ class World:
         """Specs, fleet and the first tick: what must be on the log before anything can be decided."""
         at = self.scene.opens_at_ms
         entries = [self._entry(Topic.SPECS, name, model.spec, at) for name, model in sorted(self.models.items())]
-        entries += [self._entry(Topic.FLEET, node_key(node.fleet, name), node, at) for name, node in sorted(self.nodes.items())]
+        entries += [self._entry(Topic.FLEET, keys.node_key(node.fleet, name), node, at) for name, node in sorted(self.nodes.items())]
         return entries
 
     def ticks(self, at_ms: int) -> list[Entry]:
@@ -123,7 +123,7 @@ class World:
 
     def _published(self, samples: dict[str, list[InstanceSample]]) -> Published:
         actuations = self.actuator.take_outbox()
-        entries = [self._entry(Topic.FLEET, node_key(node.fleet, node.node), node, self.now_ms) for node in self.restated]
+        entries = [self._entry(Topic.FLEET, keys.node_key(node.fleet, node.node), node, self.now_ms) for node in self.restated]
         self.restated = []
         entries += [self._entry(Topic.ACTUATIONS, said.fleet, said, said.at_ms) for said in actuations]
         for name, found in samples.items():

@@ -16,9 +16,9 @@ from heteroscale.cli.fleet_files import Source
 from heteroscale.cli.fleet_source import source_options
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
-from heteroscale.contracts import codec
+from heteroscale.contracts import codec, keys
 from heteroscale.contracts.errors import Rejected, Retryable
-from heteroscale.contracts.fleet import FleetNode, NodeState, node_key
+from heteroscale.contracts.fleet import FleetNode, NodeState
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import Duration, instant_text
@@ -83,7 +83,7 @@ async def _import(nodes: list[FleetNode], *, prune: bool, dry_run: bool) -> list
         changes: list[tuple[str, str]] = []
         entries: list[Entry] = []
         for node in nodes:
-            key = node_key(node.fleet, node.node)
+            key = keys.node_key(node.fleet, node.node)
             before = known.get(key)
             same = before is not None and msgspec.structs.replace(before, observed_at_ms=0) == msgspec.structs.replace(
                 node, observed_at_ms=0
@@ -93,7 +93,7 @@ async def _import(nodes: list[FleetNode], *, prune: bool, dry_run: bool) -> list
                 stamped = msgspec.structs.replace(node, observed_at_ms=node.observed_at_ms or at_ms)
                 entries.append(Entry(view.name(Topic.FLEET), key.encode(), codec.encode(stamped), at_ms))
         if prune:
-            listed, fleets = {node_key(node.fleet, node.node) for node in nodes}, {node.fleet for node in nodes}
+            listed, fleets = {keys.node_key(node.fleet, node.node) for node in nodes}, {node.fleet for node in nodes}
             for key, node in known.items():
                 if node.fleet in fleets and key not in listed:
                     changes.append((key, "removed"))
@@ -233,18 +233,21 @@ async def _mark(names: tuple[str, ...], fleet_name: str | None, state: NodeState
         at_ms = await view.now_ms()
         marked = [msgspec.structs.replace(node, state=state, observed_at_ms=at_ms) for node in found]
         topic = view.name(Topic.FLEET)
-        await log.append([Entry(topic, node_key(node.fleet, node.node).encode(), codec.encode(node), at_ms) for node in marked])
+        await log.append([Entry(topic, keys.node_key(node.fleet, node.node).encode(), codec.encode(node), at_ms) for node in marked])
         return marked
 
 
 def _find(name: str, fleet_name: str | None, nodes: list[FleetNode]) -> FleetNode:
     """The node of that name. Raises Rejected where it is unknown or in several fleets."""
-    found = [node for node in nodes if name in {node.node, node_key(node.fleet, node.node)} and fleet_name in {None, node.fleet}]
+    found = [node for node in nodes if name in {node.node, keys.node_key(node.fleet, node.node)} and fleet_name in {None, node.fleet}]
     if len(found) > 1:
         fleets = ", ".join(sorted(node.fleet for node in found))
         raise Rejected("ambiguous_node", f"{name!r} is a node of several fleets ({fleets}); name one with --fleet")
     if not found:
-        raise Rejected("no_node", f"no node {name!r}; {did_you_mean(name, {node.node for node in nodes})}")
+        here = [node for node in nodes if fleet_name in {None, node.fleet}]
+        others = sorted(node.fleet for node in nodes if node.node == name)
+        hint = f"it is in {', '.join(others)}" if others else did_you_mean(name, {node.node for node in here})
+        raise Rejected("no_node", f"no node {name!r}{f' in fleet {fleet_name!r}' if fleet_name else ''}; {hint}")
     return found[0]
 
 
