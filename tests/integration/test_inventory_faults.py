@@ -15,6 +15,7 @@ from heteroscale.contracts.actuations import ActuationKind
 from heteroscale.contracts.errors import Broken, Retryable
 from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.placement import check
+from heteroscale.placement.inventory.entries import Unreadable
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
 from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.inventory.redis import RedisInventory, connect
@@ -218,6 +219,43 @@ async def test_a_wrong_password_is_no_matter_of_configuration(tmp_path: Path, at
         at_end.append(inventory.close)
         with pytest.raises(Broken, match="read the configuration: invalid username-password"):
             await inventory.warnings()
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "text", "said"),
+    [
+        ("node", "n0", "rubbish", "node n0 reads 'rubbish', not free|state|revision"),
+        ("node", "n0", "8|dancing|0", "node n0 reads '8|dancing|0'"),
+        ("used", "n0", "q", "used of node n0 reads 'q', not a whole number"),
+        ("meta", "gen", "x", "gen of meta reads 'x', not a whole number"),
+        ("meta", "rev", "", "rev of meta reads '', not a whole number"),
+        ("fleet", "n0", "zzz", "n0 is no NodeRecord"),
+        ("inst", "i0", "{", "i0 is no InstanceEntry"),
+        ("svc", "chat", "[]", "chat is no ServiceEntry"),
+        ("node", None, "", "WRONGTYPE"),
+        ("meta", None, "", "WRONGTYPE"),
+    ],
+)
+async def test_what_cannot_be_read_is_named_with_its_cure(
+    own_redis: OwnRedis, at_end: AtEnd, key: str, field: str | None, text: str, said: str
+) -> None:
+    """Whatever stands in the keys, the message says where and what to do; what it says to do works."""
+    inventory = opened(own_redis.port, at_end)
+    await built(inventory, *(node(name) for name in GPUS))
+    name = getattr(inventory.keys("default"), key)
+    client: Any = inventory._client
+    if field is None:
+        await client.set(name, "a string")
+    else:
+        await client.hset(name, field, text)
+    with pytest.raises(Unreadable) as caught:
+        await inventory.read("default")
+    assert said in str(caught.value)
+    assert "delete the key {hs:default}:meta" in str(caught.value)
+    await client.delete("{hs:default}:meta")
+    assert await inventory.read("default") is None
+    await built(inventory, *(node(name) for name in GPUS))
+    assert await inventory.read("default") is not None
 
 
 async def test_a_server_out_of_memory_is_awaited_not_given_up(tmp_path: Path, at_end: AtEnd) -> None:

@@ -19,7 +19,7 @@ from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.placement import adoption, check, state
 from heteroscale.placement.check import Violation
 from heteroscale.placement.fleet_topic import FleetTopic
-from heteroscale.placement.inventory.entries import held_by_node
+from heteroscale.placement.inventory.entries import Unreadable, held_by_node
 from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.placements_topic import PlacementsTopic
 
@@ -237,7 +237,11 @@ async def _look(log: Log, opened: Inventory, prefix: str, fleet: str | None) -> 
     fleets = [fleet] if fleet is not None else sorted({*nodes.fleets, *(found.fleet for found in index.newest.values())})
     result: dict[str, list[Violation]] = {}
     for name in fleets:
-        image = await opened.read(name)
+        try:
+            image = await opened.read(name)
+        except Unreadable as error:
+            result[name] = [Violation(invariant="READABLE", place=name, found=str(error))]
+            continue
         if image is None:
             result[name] = [Violation(invariant="WHOLE", place=name, found="the inventory was never built, or is lost")]
             continue

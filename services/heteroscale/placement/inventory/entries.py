@@ -47,6 +47,10 @@ class Cause(enum.StrEnum):
     GHOST = "ghost"
 
 
+class Unreadable(Broken):
+    """Somebody else wrote into the inventory: an entry is not of the form that it has here."""
+
+
 class NodeEntry(Message, frozen=True, kw_only=True):
     """One node: its fleet record (`revision` = that record's offset), its standing and its accounts in GPUs."""
 
@@ -146,17 +150,25 @@ def node_text(free: int, standing: Standing, revision: int) -> str:
     return f"{free}{SEPARATOR}{standing.value}{SEPARATOR}{revision}"
 
 
-def node_parts(text: str) -> tuple[int, Standing, int]:
-    """Back from `node_text`. Raises Broken for anything else."""
+def node_parts(name: NodeName, text: str) -> tuple[int, Standing, int]:
+    """Back from `node_text`. Raises Unreadable for anything else."""
     try:
         free, standing, revision = text.split(SEPARATOR)
         return int(free), _STANDINGS[standing], int(revision)
     except (KeyError, ValueError) as error:
-        raise Broken(f"inventory: a node reads {text!r}; expected free|state|revision") from error
+        raise Unreadable(f"node {name} reads {text!r}, not free|state|revision") from error
+
+
+def whole_number(name: str, text: str) -> int:
+    """A number as scripts keep it. Raises Unreadable for anything else."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise Unreadable(f"{name} reads {text!r}, not a whole number") from error
 
 
 def decoded(kind: type[E], payloads: Mapping[str, str]) -> dict[str, E]:
-    """Entries of one kind from their JSON, by name; all in one pass. Raises Broken with the name of one that cannot be read."""
+    """Entries of one kind from their JSON, by name; all in one pass. Raises Unreadable with the name of one that cannot be read."""
     try:
         found = codec.decoder(list[kind]).decode(f"[{','.join(payloads.values())}]")  # type: ignore[valid-type] # a type made at run time
         return dict(zip(payloads, found, strict=True))
@@ -168,7 +180,7 @@ def _decoded(kind: type[E], name: str, payload: str) -> E:
     try:
         return codec.decode(kind, payload)
     except Rejected as error:
-        raise Broken(f"inventory: {name} cannot be read as a {kind.__name__}: {error}") from error
+        raise Unreadable(f"{name} is no {kind.__name__}: {error}") from error
 
 
 def held_by_node(instances: Mapping[InstanceName, InstanceEntry]) -> dict[NodeName, int]:

@@ -26,7 +26,17 @@ from heteroscale.contracts.errors import Broken, Retryable
 from heteroscale.contracts.names import FleetName, NodeName
 from heteroscale.contracts.topics import DEFAULT_PREFIX
 from heteroscale.placement.inventory import scripts
-from heteroscale.placement.inventory.entries import FleetImage, InstanceEntry, NodeEntry, NodeRecord, ServiceEntry, decoded, node_parts
+from heteroscale.placement.inventory.entries import (
+    FleetImage,
+    InstanceEntry,
+    NodeEntry,
+    NodeRecord,
+    ServiceEntry,
+    Unreadable,
+    decoded,
+    node_parts,
+    whole_number,
+)
 from heteroscale.placement.inventory.gang import Gang, Outcome, Verdict
 from heteroscale.placement.inventory.protocol import Build, NodeSync, OutEntry
 from heteroscale.placement.inventory.scripts import Keys
@@ -91,28 +101,17 @@ class RedisInventory:
         """See protocol."""
         keys = self.keys(fleet)
         names = [keys.meta, keys.node, keys.svc, keys.inst, keys.used, keys.fleet]
-        reply = await self._run(scripts.READ, [*names], self._timeout_s * BUILD_DEADLINE_FACTOR)
-        hashes, server = _unpacked(reply)
-        meta, nodes, services, instances, used, records = hashes
-        if "gen" not in meta:
-            return None
-        return FleetImage(
-            gen=int(meta["gen"]),
-            rev=int(meta.get("rev", 0)),
-            cycle=int(meta.get("cycle", 0)),
-            now_ms=int(meta.get("now_ms", 0)),
-            nodes=_nodes(nodes, used, records),
-            services=decoded(ServiceEntry, services),
-            instances=decoded(InstanceEntry, instances),
-            run=meta.get("run", ""),
-            server=server,
-        )
+        try:
+            return _image(await self._run(scripts.READ, [*names], self._timeout_s * BUILD_DEADLINE_FACTOR))
+        except Unreadable as error:
+            cure = f"delete the key {keys.meta}, and the placement service builds it anew from the topics"
+            raise Unreadable(f"inventory of fleet {fleet}: {error}; {cure}") from error
 
     async def stamp(self, fleet: FleetName) -> tuple[int, int] | None:
         """See protocol."""
         async with self._bounded("read the revision"):
             gen, rev = await _awaited(self._client.hmget(self.keys(fleet).meta, ["gen", "rev"]))
-        return None if gen is None else (int(gen), int(rev or 0))
+        return None if gen is None else (whole_number("gen", gen.decode()), whole_number("rev", (rev or b"0").decode()))
 
     async def build(self, build: Build) -> Outcome:
         """See protocol."""
@@ -266,7 +265,8 @@ class RedisInventory:
         except ResponseError as error:
             if isinstance(error, AWAY_ERRORS) or str(error).startswith(AWAY):
                 raise Retryable(f"redis: {doing}: {error}") from error
-            raise Broken(f"redis: {doing}: {error}") from error
+            kind = Unreadable if str(error).startswith("WRONGTYPE") else Broken
+            raise kind(f"redis: {doing}: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
             raise Retryable(f"redis: {doing}: {error or type(error).__name__}") from error
 
@@ -276,13 +276,29 @@ async def _awaited(call: Awaitable[Any] | Any) -> Any:
     return await call
 
 
+def _image(reply: bytes) -> FleetImage | None:
+    """What read.lua answers, arranged; null if nothing was built. Raises Unreadable."""
+    (meta, nodes, services, instances, used, records), server = _unpacked(reply)
+    if "gen" not in meta:
+        return None
+    numbers = {name: whole_number(f"{name} of meta", meta.get(name, "0")) for name in ("gen", "rev", "cycle", "now_ms")}
+    return FleetImage(
+        **numbers,
+        nodes=_nodes(nodes, used, records),
+        services=decoded(ServiceEntry, services),
+        instances=decoded(InstanceEntry, instances),
+        run=meta.get("run", ""),
+        server=server,
+    )
+
+
 def _unpacked(reply: bytes) -> tuple[list[dict[str, str]], str]:
     """What read.lua answers: the hashes, and the server's run."""
     try:
         *flat, server = _packed.decode(reply)
         return [dict(zip(part[::2], part[1::2], strict=True)) for part in flat], str(server)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise Broken(f"inventory: it cannot be read: {error}") from error
+        raise Unreadable(str(error)) from error
 
 
 def _nodes(nodes: Mapping[str, str], used: Mapping[str, str], records: Mapping[str, str]) -> dict[NodeName, NodeEntry]:
@@ -291,14 +307,14 @@ def _nodes(nodes: Mapping[str, str], used: Mapping[str, str], records: Mapping[s
     for name, text in nodes.items():
         record = known.get(name)
         if record is None:
-            raise Broken(f"inventory: node {name} has accounts and no fleet record")
-        free, standing, revision = node_parts(text)
+            raise Unreadable(f"node {name} has accounts and no fleet record")
+        free, standing, revision = node_parts(name, text)
         entries[name] = NodeEntry(
             record=record.record,
             revision=revision,
             standing=standing,
             free=free,
-            used=int(used.get(name, 0)),
+            used=whole_number(f"used of node {name}", used.get(name, "0")),
             quarantine=record.quarantine,
         )
     return entries

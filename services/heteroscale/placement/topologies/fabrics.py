@@ -7,7 +7,7 @@ or count; `Given` fills in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -96,13 +96,23 @@ def from_topograph(document: object, given: Given) -> Imported:
         for name in names_in(switch.switches if switch else (), f"switches.{parent}", problems)
     }
     nodes: list[FleetNode] = []
+    leaves: set[str] = set()
+    filled: set[str] = set()
     for index, block in enumerate(model.blocks):
         leaf = block.switch or block.name or f"block-{index}"
         labels = {**(block.labels or {}), **(block.annotations or {})}
         s0 = next((value for key, value in sorted(labels.items()) if "accelerator" in key), None)
         at = NodeAt(cluster=given.cluster or DEFAULT_CLUSTER, s2=above.get(leaf, leaf), s1=leaf, s0=s0)
         nodes += known(names_in(block.nodes, f"blocks[{index}]", problems), at, given, problems)
-    return checked(nodes, problems)
+        leaves.add(leaf)
+        filled |= {leaf} if block.nodes else set()
+    return checked(nodes, problems, empty_of(leaves, filled, above))
+
+
+def empty_of(leaves: Collection[str], filled: Collection[str], above: Mapping[str, str]) -> set[str]:
+    """Leaves that hold nothing, and switches under another one (`above`: child → parent) that neither hold nor join anything."""
+    joining = set(above.values()).difference(leaves)  # blocks are grouped under the name of one of them
+    return {*leaves, *above}.difference(filled, joining)
 
 
 def names_in(parts: Iterable[object], place: str, problems: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ GPUS_MAX: Final = 1_024
 """GPUs of one node: far above what is built, far below what the planner's arrays hold."""
 CROWDED_SHARE: Final = 0.5  # of all nodes under one s1, from CROWDED_NODES on: most likely a misread fabric
 CROWDED_NODES: Final = 16
+NAMED_MAX: Final = 5  # of what one warning is about
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -98,26 +99,26 @@ def _from_cells(cells: Mapping[str, str], fleet: FleetName | None) -> FleetNode:
     return codec.convert(FleetNode, document)
 
 
-def checked(nodes: Sequence[FleetNode], problems: Iterable[str] = ()) -> Imported:
-    """The nodes with what makes no sense about them, and what looks odd."""
+def checked(nodes: Sequence[FleetNode], problems: Iterable[str] = (), empty: Iterable[str] = ()) -> Imported:
+    """The nodes with what makes no sense about them, and what looks odd. `empty`: switches and blocks that hold no node."""
     found = list(problems)
     counts = Counter((node.fleet, node.node) for node in nodes)
     found += [f"{node}: is listed {count} times; keep one" for (_, node), count in sorted(counts.items()) if count > 1]
     for node in nodes:
         if not node.node.strip() or "/" in node.node or any(sign.isspace() for sign in node.node):
             found.append(f"{node.node!r}: is not a node name; write one without spaces and slashes")
-        empty = [
+        blank = [
             key for key, text in (("gpu_type", node.gpu_type), *((level, getattr(node.at, level)) for level in PATH)) if not text.strip()
         ]
-        if empty:
-            found.append(f"{node.node}: {empty[0]} is empty; write it")
+        if blank:
+            found.append(f"{node.node}: {blank[0]} is empty; write it")
         if node.gpus > GPUS_MAX:
             found.append(f"{node.node}: gpus {node.gpus} is more than any node has; write the GPUs of one node")
         if node.gpus < 1:
             found.append(f"{node.node}: gpus {node.gpus} is not possible; write 1 or more, or leave the node out")
         if not 0 <= node.used <= max(node.gpus, 0):
             found.append(f"{node.node}: used {node.used} is not between 0 and its {node.gpus} GPUs; write the GPUs that others hold")
-    return Imported(list(nodes), found, _odd(nodes))
+    return Imported(list(nodes), found, [*_odd(nodes), *_without_nodes(sorted(empty))])
 
 
 def _odd(nodes: Sequence[FleetNode]) -> list[str]:
@@ -128,6 +129,13 @@ def _odd(nodes: Sequence[FleetNode]) -> list[str]:
     if count > CROWDED_SHARE * len(nodes):
         return [f"{count} of {len(nodes)} nodes sit in one s1, {'/'.join(path)}; is the fabric read right?"]
     return []
+
+
+def _without_nodes(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:NAMED_MAX]) + (f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else "")
+    return [f"no node is listed under {shown}; is the file complete?"]
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

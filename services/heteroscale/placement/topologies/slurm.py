@@ -7,16 +7,16 @@ of `BlockSizes` share an s2; without a second size each is its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from heteroscale.contracts.fleet import FleetNode, NodeAt
-from heteroscale.placement.topologies.fabrics import DEFAULT_CLUSTER, Given, known, names_in
+from heteroscale.placement.topologies.fabrics import DEFAULT_CLUSTER, Given, empty_of, known, names_in
 from heteroscale.placement.topologies.importers import Imported, checked
 
-_SETTING: Final = re.compile(r"(\w+)=(\S+)")
+_SETTING: Final = re.compile(r"(\w+)=(\S*)")
 
 
 class _Leaf(NamedTuple):
@@ -115,9 +115,12 @@ def _groups(blocks: list[_Leaf], sizes: list[int]) -> dict[str, str]:
     return {block.name: blocks[at - at % together].name for at, block in enumerate(blocks)}
 
 
-def _imported(leaves: Iterable[_Leaf], above: dict[str, str], given: Given, problems: list[str]) -> Imported:
+def _imported(leaves: Sequence[_Leaf], above: dict[str, str], given: Given, problems: list[str]) -> Imported:
     nodes: list[FleetNode] = []
+    filled: set[str] = set()
     for leaf in leaves:
         at = NodeAt(cluster=given.cluster or DEFAULT_CLUSTER, s2=above.get(leaf.name, leaf.name), s1=leaf.name)
-        nodes += known(names_in([leaf.hosts], leaf.place, problems), at, given, problems)
-    return checked(nodes, problems)
+        hosts = names_in([leaf.hosts], leaf.place, problems)
+        filled |= {leaf.name} if hosts else set()
+        nodes += known(hosts, at, given, problems)
+    return checked(nodes, problems, empty_of({leaf.name for leaf in leaves}, filled, above))
