@@ -49,7 +49,7 @@ async def carry_out(inventory: Inventory, now: FleetState, given: CycleInput, ch
     Raises Retryable (the store is away), NotReady, FencedOff; what was applied until then is true and in `out`.
     """
     synced, moved = await sync_nodes(inventory, now, changes)
-    sifted = clock.sift(now.now_ms, now.suspect_ms, given.events)
+    sifted = clock.sift(now.now_ms, now.suspect_ms, given.events, _observed_ms(synced))
     carried = Carried(replace(synced, suspect_ms=sifted.suspect_ms), refused=sifted.refused)
     await _run(inventory, carried, replace(given, events=sifted.events, moved=moved))
     before = 0
@@ -65,6 +65,11 @@ async def carry_out(inventory: Inventory, now: FleetState, given: CycleInput, ch
         if len(carried.applied) == before:
             break
     return carried
+
+
+def _observed_ms(now: FleetState) -> int:
+    """When a node was last told of, for a clock that was never set; 0 where nobody said."""
+    return 0 if now.now_ms else max((entry.record.observed_at_ms for entry in now.nodes.values()), default=0)
 
 
 async def sync_nodes(

@@ -7,7 +7,7 @@ import msgspec
 from heteroscale.contracts.actuations import ActuationKind
 from heteroscale.contracts.commands import Command
 from heteroscale.placement import clock
-from heteroscale.placement.clock import AHEAD_MAX_MS
+from heteroscale.placement.clock import AHEAD_MAX_MS, FIRST_AHEAD_MAX_MS
 from support import builders
 from support.gangs import node
 from support.placement_driver import Driver, actuation, command
@@ -58,6 +58,24 @@ def test_a_week_is_near_and_a_new_clock_takes_anything() -> None:
     assert ([over.at_ms], []) == instants(clock.sift(0, None, [over]))
     late = msgspec.structs.replace(actuation("i", ActuationKind.READY), at_ms=YEARS_MS * 2)
     assert [late] == clock.sift(builders.AT_MS, None, [late]).events
+
+
+def test_a_first_command_is_held_against_the_newest_fleet_record() -> None:
+    """A clock that was never set takes what is up to a year after that, and what the next command confirms."""
+    edge, over, next_ = at(FIRST_AHEAD_MAX_MS), at(FIRST_AHEAD_MAX_MS + 1), at(FIRST_AHEAD_MAX_MS + 15_000)
+    assert ([edge.at_ms], [over.at_ms]) == instants(clock.sift(0, None, [over, edge], builders.AT_MS))
+    assert ([next_.at_ms], [over.at_ms]) == instants(clock.sift(0, None, [over, next_], builders.AT_MS))
+    assert ([over.at_ms], []) == instants(clock.sift(0, None, [over], 0))
+
+
+def test_one_wrong_stamp_does_not_set_the_clock_of_a_new_fleet() -> None:
+    """It goes to dead letters, and the service's next command is obeyed at its own instant."""
+    seen = [msgspec.structs.replace(node(f"n{number}"), observed_at_ms=builders.AT_MS - number) for number in range(3)]
+    driver = Driver(*seen)
+    carried = driver.cycle(command(after_ms=YEARS_MS))
+    assert ([builders.AT_MS + YEARS_MS], 0) == ([one.at_ms for one, _ in carried.refused], driver.state.now_ms)
+    driver.cycle(command(after_ms=15_000))
+    assert (builders.AT_MS + 15_000, 3) == (driver.state.now_ms, len(driver.instances()))
 
 
 def test_a_cycle_keeps_its_clock_and_says_what_it_refused() -> None:
