@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -88,6 +90,7 @@ def test_states_change_by_name(line: CommandLine, tmp_path: Path) -> None:
     result = line("fleet", "cordon", "a1-11")
     assert 2 == result.exit_code
     assert "no node 'a1-11'; did you mean a1-1?" in result.stderr
+    assert "no node 'a1-1' in fleet 'eu'; it is in default" in line("fleet", "cordon", "a1-1", "--fleet", "eu").stderr
 
 
 def test_drain_cordons_and_says_what_still_runs(line: CommandLine, tmp_path: Path) -> None:
@@ -213,6 +216,27 @@ def test_a_crowded_leaf_is_pointed_out() -> None:
     crowded = slurm.from_conf("SwitchName=leaf Nodes=n[001-100]\n", GIVEN)
     assert ["100 of 100 nodes sit in one s1, c/leaf/leaf; is the fabric read right?"] == crowded.warnings
     assert [] == importers.from_document(importers_document(FLEET)).warnings
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (slurm.from_conf, "SwitchName=l1 Nodes=n[1-2]\nSwitchName=l2 Nodes=\nSwitchName=top Switches=l[1-3]\n"),
+        (slurm.from_conf, "BlockName=l1 Nodes=n[1-2]\nBlockName=l2 Nodes=\nBlockName=l3 Nodes= # to come\nBlockSizes=2,4\n"),
+        (
+            slurm.from_yaml,
+            "[{topology: t, tree: {switches: [{switch: top, children: 'l[1-3]'}, {switch: l1, nodes: n1}, {switch: l2, nodes: ''}]}}]",
+        ),
+        (
+            fabrics.from_topograph,
+            "{switches: {top: {switches: [l1, l2, l3]}}, blocks: [{switch: l1, nodes: [n1]}, {switch: l2, nodes: []}]}",
+        ),
+    ],
+)
+def test_a_pod_without_nodes_is_pointed_out(read: Callable[[Any, Given], importers.Imported], text: str) -> None:
+    """A leaf that lists nothing (l2), or that is only named by the switch above it (l3), looks like a file cut short."""
+    found = read(text if read is slurm.from_conf else importers_document(text), GIVEN)
+    assert ([], ["no node is listed under l2, l3; is the file complete?"]) == (found.problems, found.warnings)
 
 
 def test_labels_of_ones_own_come_before_the_usual_ones(line: CommandLine, tmp_path: Path) -> None:
