@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from heteroscale.bus.log import Log
 from support import brokers, capabilities, kube_servers
@@ -15,6 +16,10 @@ from support import brokers, capabilities, kube_servers
 ASYNC_LIMIT_S = 60.0
 AtEnd = list[Callable[[], Awaitable[None]]]
 _AT_END = pytest.StashKey[AtEnd]()
+
+# how long an example takes says what else the machine does
+settings.register_profile("heteroscale", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("heteroscale")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -170,15 +170,11 @@ class RedisModel(Model):
 
 def test_the_twin_behaves_as_the_model() -> None:
     """The inventory in memory."""
-    run_state_machine_as_test(Model, settings=settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True))
+    run_state_machine_as_test(Model, settings=settings(max_examples=60, stateful_step_count=30, derandomize=True))
 
 
 @pytest.mark.redis
 def test_the_scripts_behave_as_the_model(redis_url: str) -> None:
     """The scripts on a real Redis."""
     RedisModel.address = redis_url
-    quiet = [HealthCheck.too_slow]
-    run_state_machine_as_test(
-        RedisModel,
-        settings=settings(max_examples=40, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=quiet),
-    )
+    run_state_machine_as_test(RedisModel, settings=settings(max_examples=40, stateful_step_count=25, derandomize=True))

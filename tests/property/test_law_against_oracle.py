@@ -41,7 +41,7 @@ def specs(draw: st.DrawFn) -> ServiceSpec:
     return lawbook.spec(roles=roles, ratio=ratio, behavior=behavior)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(specs(), st.integers(0, 70), st.lists(demands, min_size=1, max_size=40))
 def test_law_and_oracle_agree(spec: ServiceSpec, start: int, history: list[float]) -> None:
     """The same counts in every window: tolerance, ceil, bounds of all roles, rate, stabilisation and both cooldowns."""

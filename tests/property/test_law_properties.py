@@ -23,7 +23,7 @@ from heteroscale.decision.law.ratio import derive
 from support import lawbook
 from support.lawbook import OFFLINE, Run, counts
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 GUARDS = [{"latency": "tbt", "quantile": "p95", "moderate": "60ms", "severe": "80ms"}]
 
 loads = st.lists(st.one_of(st.none(), st.floats(0, 60, allow_nan=False)), min_size=3, max_size=40)
@@ -98,7 +98,7 @@ def test_monotone_more_demand_never_fewer_replicas(n: int, load: float, more: fl
     assert results[0] <= results[1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(specs(), st.floats(0.5, 50))
 def test_constant_load_settles_and_then_never_moves(spec: ServiceSpec, load: float) -> None:
     """Whatever the limits, a constant load comes to rest."""

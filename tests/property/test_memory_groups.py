@@ -77,7 +77,7 @@ class Play:
 
 @given(STEPS)
 @example([("join", 0), ("join", 1), ("poll", 1)])  # one has not taken up what it was dealt when the next one joins
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_record_is_read_by_somebody_and_no_partition_has_two_holders(steps: list[tuple[str, int]]) -> None:
     """Whatever happens in between, at the end every record has been handed out (NOTHING-LOST)."""
 

@@ -102,7 +102,7 @@ def carried_out(view: Snapshot, answers: list[Planned]) -> Snapshot:
     return replace(view, free=free, assignments=assignments)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(fleets(), requests(), requests())
 def test_never_over_commits_and_gangs_are_whole(
     fleet: tuple[list[FleetNode], dict[str, int]], first: list[Request], then: list[Request]
@@ -116,7 +116,7 @@ def test_never_over_commits_and_gangs_are_whole(
     plans.check_sound(after, second, planner.plan(after, second))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(fleets(), requests(), st.randoms(use_true_random=False))
 def test_order_and_names_change_no_verdict(fleet: tuple[list[FleetNode], dict[str, int]], asked: list[Request], random: Any) -> None:
     """Statuses, reasons and figures are the same when nodes, pods and the input are shuffled and renamed."""
@@ -143,7 +143,7 @@ def test_order_and_names_change_no_verdict(fleet: tuple[list[FleetNode], dict[st
     assert expected == verdicts(planner.plan(view, shuffled))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(fleets(), asks("s0"), st.sampled_from(["p0", "p1", "new"]), st.sampled_from(["H20", "L20"]))
 def test_one_more_node_hurts_no_single_request(
     fleet: tuple[list[FleetNode], dict[str, int]], asked: Request, where: str, kind: str
@@ -160,7 +160,7 @@ def test_one_more_node_hurts_no_single_request(
         assert after.status is PlanStatus.PLACED
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(fleets(), asks("s0"), st.integers(1, 3))
 def test_out_then_in_returns_the_inventory(fleet: tuple[list[FleetNode], dict[str, int]], asked: Request, more: int) -> None:
     """NO-LEAK: after scaling to nothing every GPU is free again and no group is left."""
@@ -179,7 +179,7 @@ def test_out_then_in_returns_the_inventory(fleet: tuple[list[FleetNode], dict[st
     assert at.assignments["s0"] == ()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(fleets(), requests())
 def test_planning_again_changes_nothing(fleet: tuple[list[FleetNode], dict[str, int]], asked: list[Request]) -> None:
     """SAME-IN-SAME-OUT, and a service that has all it wants is left alone."""

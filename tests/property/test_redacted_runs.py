@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from heteroscale.replay import bundle, frames, verify
@@ -24,7 +24,7 @@ MISHAPS = ["instance:chat/prefill@4m", "s1:a1@3m", "garbage:chat/decode@4m+2m"]
 NAMES = st.text("abn-.019", min_size=4, max_size=12).map(lambda text: f"h{text}x")  # many that are parts of each other
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=2, phases=[Phase.explicit, Phase.generate])
 @given(
     nodes=st.lists(NAMES, min_size=12, max_size=16, unique=True),
     mishap=st.sampled_from(MISHAPS),

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from heteroscale.replay import bundle, verify
@@ -18,7 +18,7 @@ from support import incidents
 MISHAPS = ["node:n03@3m+4m", "instance:chat/prefill@4m", "s1:a1@3m", "silence:chat@4m+3m", "garbage:chat/decode@4m+2m", "late:chat@3m+3m"]
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=4, phases=[Phase.explicit, Phase.generate])
 @given(
     seed=st.integers(0, 1_000),
     loads=st.lists(st.integers(1, 8), min_size=3, max_size=3),

@@ -136,7 +136,7 @@ def _agree(expected: Any, actual: Any, where: str) -> None:
         assert expected == actual, where
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(records=telemetry())
 def test_core_agrees_with_the_slow_oracle(records: list[Record]) -> None:
     """Every window, count, rate, mean and quantile is what plain loops over all samples give."""
@@ -168,7 +168,7 @@ def with_wrong_ticks(draw: st.DrawFn, records: list[Record]) -> list[Record]:
     return disturbed
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(records=telemetry().flatmap(with_wrong_ticks), data=st.data())
 def test_any_restart_points_give_the_same_windows(records: list[Record], data: st.DataObject) -> None:
     """SAME-IN-SAME-OUT: stopped anywhere, again and again, each time an empty aggregator from the safe offset: the same bytes."""
@@ -182,7 +182,7 @@ def test_any_restart_points_give_the_same_windows(records: list[Record], data: s
     assert whole == [codec.encode(window) for window in union]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(records=telemetry(), data=st.data())
 def test_any_batching_gives_the_same_windows(records: list[Record], data: st.DataObject) -> None:
     """SAME-IN-SAME-OUT: samples between two ticks may be split over records in any way.
