@@ -4,6 +4,7 @@ HETEROSCALE_KAFKA=127.0.0.1:9092 python examples/actuator.py
 """
 
 import asyncio
+import tempfile
 
 from heteroscale.actuation import orders
 from heteroscale.actuation.orders import Order
@@ -11,25 +12,24 @@ from heteroscale.actuation.subscriber import Interest, PlacementSubscriber
 from heteroscale.bus import connect
 from heteroscale.runtime import settings
 
+START = 'kill -0 "$(cat "$0")" 2>/dev/null || { nohup sleep infinity >/dev/null 2>&1 & echo $! >"$0"; }'  # your engine, on the task's nodes
+STOP = 'kill "$(cat "$0")" 2>/dev/null; rm -f "$0"'
+
 
 async def main() -> None:
-    """Follow placements until interrupted."""
+    """Follow placements until interrupted. Engines outlive this process: what runs is known by files of process ids."""
     where = settings.load(settings.BusSettings)  # HETEROSCALE_KAFKA, HETEROSCALE_PREFIX, ...
     log = await connect.open_log(where)
-    engines: dict[str, asyncio.subprocess.Process] = {}
     async with PlacementSubscriber(log, where.prefix, Interest(actuator="example")) as subscriber:
         async for assignment in subscriber:
             for task in orders.tasks(assignment.value):
-                name = task.instance.id
-                if task.order is Order.START and name not in engines:
-                    engines[name] = await asyncio.create_subprocess_exec("sleep", "infinity")  # your engine, on task.instance.nodes
-                    await subscriber.acknowledge.ready(assignment.value, name)
+                pid_file = f"{tempfile.gettempdir()}/{where.prefix}-{task.instance.id}.pid"
+                if task.order is Order.START:
+                    await (await asyncio.create_subprocess_exec("sh", "-c", START, pid_file)).wait()
+                    await subscriber.acknowledge.ready(assignment.value, task.instance.id)
                 elif task.order is Order.STOP:
-                    engine = engines.pop(name, None)
-                    if engine is not None:
-                        engine.terminate()
-                        await engine.wait()
-                    await subscriber.acknowledge.stopped(assignment.value, name)
+                    await (await asyncio.create_subprocess_exec("sh", "-c", STOP, pid_file)).wait()
+                    await subscriber.acknowledge.stopped(assignment.value, task.instance.id)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,12 @@ async def test_the_example_engine_publishes(kafka: str, kafka_log: Log, prefix: 
 
 
 async def test_the_example_actuator_obeys_and_picks_up_again(kafka: str, kafka_log: Log, prefix: str) -> None:
-    """examples/actuator.py: ready for what is reserved, stopped for what is to stop, also when it was started anew in between."""
+    """examples/actuator.py: ready for what is reserved, stopped for what is to stop, also when it was started anew in between.
+
+    What it says is so: after ready the engine runs, also without the actuator; after stopped no process is left.
+    """
     await catalogue.create(kafka_log, prefix, keep_forever=True)
+    pid_file = Path(tempfile.gettempdir(), f"{prefix}-a.pid")
 
     async def told(seq: int, state: InstanceState, expected: str) -> None:
         one = builders.instance("a", state=state)
@@ -95,10 +100,20 @@ async def test_the_example_actuator_obeys_and_picks_up_again(kafka: str, kafka_l
             await ended(process)
 
     await told(1, InstanceState.RESERVED, "ready")
+    pid = await asyncio.to_thread(pid_file.read_text)
+    assert await _runs(pid)
     await told(2, InstanceState.STOPPING, "stopped")
+    assert not await _runs(pid)
 
 
 async def _said(log: Log, prefix: str) -> list[tuple[str, str]]:
     places = await scan.partitions_of(log, [topic_name(prefix, Topic.ACTUATIONS)])
     found = [codec.decode(Actuation, record.value or b"") async for batch in scan.to_end(log, places) for record in batch]
     return [(one.instance, one.kind.value) for one in found]
+
+
+async def _runs(pid: str) -> bool:
+    """Whether a process does more than wait to be buried."""
+    shown = await asyncio.create_subprocess_exec("ps", "-o", "stat=", "-p", pid.strip(), stdout=asyncio.subprocess.PIPE)
+    state, _ = await shown.communicate()
+    return bool(state.strip()) and not state.startswith(b"Z")
