@@ -11,6 +11,7 @@ from typing import Self
 _RAW = {
     "not-http": b"\x00\xff\xfe nonsense\r\n\r\n",
     "hangs-up": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nvllm:generation",
+    "cut-off": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nvllm:generation_tokens_total 12",
     "redirects": b"HTTP/1.1 302 Found\r\nLocation: /redirects\r\nContent-Length: 0\r\n\r\n",
     "breaks": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
 }

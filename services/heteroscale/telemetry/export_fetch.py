@@ -10,6 +10,7 @@ import aiohttp
 
 CHUNK_BYTES: Final = 64 * 1024
 _HEADERS: Final = {"Accept": "text/plain;version=0.0.4;q=1,*/*;q=0.1", "Accept-Encoding": "identity", "User-Agent": "heteroscale-export"}
+_FRAMES: Final = frozenset({"Content-Length", "Transfer-Encoding"})  # without either, a page ends where the connection does
 
 
 class Outcome(enum.StrEnum):
@@ -48,16 +49,24 @@ async def fetch(client: aiohttp.ClientSession, url: str, *, limit_s: float, byte
                 return Fetched(Outcome.STATUS, why=f"HTTP {response.status}")
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 return Fetched(Outcome.COMPRESSED, why="the page is compressed though that was not asked for")
-            parts: list[bytes] = []
-            size = 0
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                size += len(chunk)
-                if size > bytes_max:
-                    response.close()
-                    return Fetched(Outcome.TOO_LARGE, why=f"the page is larger than {bytes_max} bytes")
-                parts.append(chunk)
-            return Fetched(Outcome.OK, b"".join(parts))
+            return await _whole(response, bytes_max)
     except TimeoutError:
         return Fetched(Outcome.TIMEOUT, why=f"no whole page within {limit_s * 1_000:.0f} ms")
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Fetched(Outcome.UNREACHABLE, why=str(error) or type(error).__name__)
+
+
+async def _whole(response: aiohttp.ClientResponse, bytes_max: int) -> Fetched:
+    """All of a page. Raises aiohttp.ClientError for one that ends before it said it would."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        size += len(chunk)
+        if size > bytes_max:
+            response.close()
+            return Fetched(Outcome.TOO_LARGE, why=f"the page is larger than {bytes_max} bytes")
+        parts.append(chunk)
+    body = b"".join(parts)
+    if not body.endswith(b"\n") and not any(name in response.headers for name in _FRAMES):
+        return Fetched(Outcome.UNREACHABLE, why="the connection ended inside a line")  # half a number would look like a reset
+    return Fetched(Outcome.OK, body)
