@@ -235,7 +235,7 @@ class FakeCluster:
             "kind": "Pod",
             "metadata": {"name": name, "labels": said["labels"], "annotations": said["annotations"], "ownerReferences": [owner]},
             "spec": {"nodeName": said["node"], "containers": [], "readinessGates": gates},
-            "status": {"phase": said["phase"] or "Running", "conditions": conditions, "podIP": "10.0.0.7"},
+            "status": {"phase": said["phase"] or "Running", "conditions": conditions, "podIP": "10.0.0.7", "hostIP": "10.9.0.1"},
         }
 
     def _node(self, request: web.Request, name: str | None, body: dict[str, Any]) -> web.Response:

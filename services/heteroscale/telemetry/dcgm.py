@@ -7,7 +7,7 @@ default counters: without it `sm_active` is null. DCGM writes 2^63 - 14 and its 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeAlias
 
 from heteroscale.contracts.names import InstanceName
@@ -37,10 +37,31 @@ def figures(page: Page, instance: InstanceName) -> GpuFigures | None:
     return GpuFigures(gpu_util=_mean(utilisation), sm_active=_mean(_per_gpu(page, SM_ACTIVE, instance)))
 
 
+def of_pod(page: Page, pod: str) -> Page:
+    """The page cut down to the GPUs of a pod; all of it where it names no pods."""
+    names_pods = any(_pods(series) for name in (GPU_UTIL, ENGINE_ACTIVE, SM_ACTIVE) for series in page.series.get(name, ()))
+    return _cut(page, lambda series: pod in _pods(series)) if names_pods else page
+
+
+def of_indices(page: Page, indices: Collection[int]) -> Page:
+    """The page cut down to some GPUs of its node."""
+    own = {str(index) for index in indices}
+    return _cut(page, lambda series: series.label("gpu") in own)
+
+
+def _cut(page: Page, keeps: Callable[[Series], bool]) -> Page:
+    return Page({name: [series for series in found if keeps(series)] for name, found in page.series.items()}, [])
+
+
+def _pods(series: Series) -> list[str]:
+    """Whose the GPU is; empty for nobody's."""
+    return [pod for label in _POD_LABELS if (pod := series.label(label))]
+
+
 def _per_gpu(page: Page, name: str, instance: InstanceName) -> dict[_Gpu, float]:
     """One value a GPU: of the whole GPU, or the mean of its MIG slices where only those are measured."""
     found = [series for series in page.series.get(name, ()) if is_number(series.value)]
-    ours = [series for series in found if any(series.label(label) == instance for label in _POD_LABELS)]
+    ours = [series for series in found if instance in _pods(series)]
     parts: dict[_Gpu, list[Series]] = {}
     for series in ours or found:
         parts.setdefault(_gpu(series), []).append(series)

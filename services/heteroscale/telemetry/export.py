@@ -238,10 +238,9 @@ def _record(settings: ExportSettings, target: Target, read: sample.Read) -> Samp
 
 def _own_gpus(gpu_page: Page, target: Target) -> Page:
     """The node's page, cut down to the GPUs that are the target's own, where it says which."""
-    if target.gpu_indices is None:
-        return gpu_page
-    own = {str(index) for index in target.gpu_indices}
-    return Page({name: [one for one in found if one.label("gpu") in own] for name, found in gpu_page.series.items()}, [])
+    if target.pod is not None:
+        gpu_page = dcgm.of_pod(gpu_page, target.pod)
+    return gpu_page if target.gpu_indices is None else dcgm.of_indices(gpu_page, target.gpu_indices)
 
 
 def _told(logger: FilteringBoundLogger, last: Outcome, scraped: Scraped) -> Outcome:

@@ -64,10 +64,11 @@ class Pods:
         if pod.metadata is None or status.phase != "Running" or not status.podIP:
             return None
         labels = pod.metadata.labels or {}
-        host = f"[{status.podIP}]" if ":" in status.podIP else status.podIP
         return export_targets.target(
             self._settings,
-            f"http://{host}:{self._port}",
+            f"http://{export_targets.host_in_url(status.podIP)}:{self._port}",
+            node_address=status.hostIP,
+            pod=pod.metadata.name,
             instance=labels.get("heteroscale.io/instance") or pod.metadata.name,
             service=labels.get("heteroscale.io/service"),
             role=labels.get("heteroscale.io/role"),

@@ -29,7 +29,10 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     export_node: Annotated[str | None, Meta(description="the node they run on", examples=["n17"])] = None
     export_gpu_type: Annotated[str | None, Meta(description="the GPU type they run on", examples=["H20"])] = None
     export_gpus: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="GPUs of each", examples=["8"])] = None
-    export_dcgm: Annotated[str | None, Meta(description="a DCGM exporter of their node", examples=["http://127.0.0.1:9400/metrics"])] = None
+    export_dcgm: Annotated[
+        str | None,
+        Meta(description="the DCGM exporter of their node; {host} is the node's address", examples=["http://{host}:9400/metrics"]),
+    ] = None
     export_every_ms: Annotated[  # a tenth of the smallest sensible window hop
         int, Meta(ge=100, le=600_000, description="how often a page is fetched, ms", examples=["1000"])
     ] = 1_000

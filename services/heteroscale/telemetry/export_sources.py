@@ -13,7 +13,7 @@ import yaml
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.telemetry.export_settings import ExportSettings
-from heteroscale.telemetry.export_targets import Listed, Target, target
+from heteroscale.telemetry.export_targets import Listed, Target, host_in_url, target
 
 LOOKUP_LIMIT_S: Final = 3.0
 
@@ -115,4 +115,4 @@ class Addresses(_HoldsNothing):
         except (OSError, TimeoutError) as error:
             raise Retryable(f"{self._host} does not resolve: {error}") from error
         hosts = sorted({str(address[4][0]) for address in found})
-        return [target(self._settings, f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}") for host in hosts]
+        return [target(self._settings, f"http://{host_in_url(host)}:{self._port}") for host in hosts]

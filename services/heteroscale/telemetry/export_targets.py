@@ -17,7 +17,8 @@ _PATHS: Final = {"trtllm": "/prometheus/metrics"}  # of engines that do not serv
 class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An engine as people list it; what they leave out comes from the settings.
 
-    `gpu_indices`: which GPUs of the node's DCGM page are its own, where that page names no pods.
+    `dcgm`: its node's DCGM exporter; `{host}` in it is the node's address. Which GPUs of that page are its own is said by `pod`, where the
+    page names pods, and by `gpu_indices`.
     """
 
     url: str
@@ -30,6 +31,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gpu_type: str | None = None
     gpus: int | None = None
     dcgm: str | None = None
+    pod: str | None = None
     gpu_indices: tuple[int, ...] | None = None
 
 
@@ -42,8 +44,16 @@ class Target(Listed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: str = "auto"
 
 
-def target(settings: ExportSettings, url: str, **said: object) -> Target:
-    """A target with what the settings say where nothing else does. Raises Rejected (`url`)."""
+def host_in_url(address: str) -> str:
+    """A host name or an IP address as a URL wants it."""
+    return f"[{address}]" if ":" in address else address
+
+
+def target(settings: ExportSettings, url: str, *, node_address: str | None = None, **said: object) -> Target:
+    """A target with what the settings say where nothing else does. Raises Rejected (`url`).
+
+    `node_address`: of the node where the engine runs; null = the engine's own.
+    """
     engine = str(said.get("engine") or settings.export_engine)
     whole = url if "://" in url else f"http://{url}"
     try:
@@ -63,5 +73,7 @@ def target(settings: ExportSettings, url: str, **said: object) -> Target:
         "gpus": settings.export_gpus,
         "dcgm": settings.export_dcgm,
     }
-    given = {name: value for name, value in said.items() if value is not None}
-    return codec.convert(Target, defaults | given | {"engine": engine, "url": parts._replace(path=path).geturl()})
+    known = defaults | {name: value for name, value in said.items() if value is not None}
+    if isinstance(known["dcgm"], str):
+        known["dcgm"] = known["dcgm"].replace("{host}", host_in_url(node_address or parts.hostname))
+    return codec.convert(Target, known | {"engine": engine, "url": parts._replace(path=path).geturl()})

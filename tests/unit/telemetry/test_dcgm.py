@@ -70,6 +70,16 @@ def test_a_pod_gets_its_own_gpus() -> None:
     assert GpuFigures(0.5, None) == figures(page_text, "not-there")
 
 
+def test_a_pod_never_gets_the_gpus_of_others() -> None:
+    """Where the page names pods, one that it does not name has none; where it names nobody, the node is one engine's."""
+    named = page.parse((gpu(dcgm.GPU_UTIL, 10, 0, pod="pod-1") + gpu(dcgm.GPU_UTIL, 90, 1, pod="") + gpu(dcgm.GPU_UTIL, 70, 2)).encode())
+    assert GpuFigures(0.1, None) == dcgm.figures(dcgm.of_pod(named, "pod-1"), "i1")
+    assert dcgm.figures(dcgm.of_pod(named, "pod-2"), "i2") is None
+    unnamed = page.parse((gpu(dcgm.GPU_UTIL, 20, 0, pod="") + gpu(dcgm.GPU_UTIL, 40, 1, pod="")).encode())
+    assert dcgm.of_pod(unnamed, "pod-1") == unnamed
+    assert GpuFigures(0.4, None) == dcgm.figures(dcgm.of_indices(unnamed, [1, 2]), "i1")
+
+
 def test_a_page_without_gpus_is_told_apart_from_idle_gpus() -> None:
     """Null is no page of an exporter; 0 is an idle GPU."""
     assert figures("vllm:num_requests_running 1\n") is None

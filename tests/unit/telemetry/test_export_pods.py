@@ -15,7 +15,7 @@ from support.fake_cluster import FakeCluster
 
 async def test_pods_are_targets_under_their_instance_id() -> None:
     """Labels first, then the pod's own name and the settings; one that ended or went is none; a refusal is waited for."""
-    settings = ExportSettings(export_service="chat", export_role="decode", export_gpu_type="H20")
+    settings = ExportSettings(export_service="chat", export_role="decode", export_gpu_type="H20", export_dcgm="http://{host}:9400/metrics")
     source = Pods.parse("llm/app=chat-prefill:8000", settings)
     async with FakeCluster() as cluster:
         source.client = cluster.client()
@@ -35,6 +35,9 @@ async def test_pods_are_targets_under_their_instance_id() -> None:
         ]
         assert {"http://10.0.0.7:8000/metrics"} == {target.url for target in found}
         assert {"H20"} == {target.gpu_type for target in found}
+        assert {("pod-b", "http://10.9.0.1:9400/metrics"), ("pod-z", "http://10.9.0.1:9400/metrics")} == {
+            (target.pod, target.dcgm) for target in found
+        }
         del cluster.pods["pod-z"]
         cluster.publish()
         async with asyncio.timeout(10):

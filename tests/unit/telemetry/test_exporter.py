@@ -24,6 +24,7 @@ from heteroscale.runtime import metrics
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from heteroscale.telemetry import export, export_sources, export_targets
+from heteroscale.telemetry import page as pages
 from heteroscale.telemetry.export_fetch import Outcome
 from heteroscale.telemetry.export_settings import ExportSettings
 from heteroscale.telemetry.freshness import Freshness
@@ -36,6 +37,7 @@ HOSTILE = {
     "endless": Outcome.TOO_LARGE,
     "not-http": Outcome.UNREACHABLE,
     "hangs-up": Outcome.UNREACHABLE,
+    "cut-off": Outcome.UNREACHABLE,
     "redirects": Outcome.STATUS,
     "breaks": Outcome.STATUS,
     "bomb": Outcome.COMPRESSED,
@@ -200,6 +202,26 @@ async def test_a_name_stands_for_all_its_addresses() -> None:
     (source,) = export_sources.sources(ExportSettings(export_dns="localhost:8000"))
     found = {target.instance: target.url for target in await source.targets()}
     assert "http://127.0.0.1:8000/metrics" == found["127.0.0.1:8000"]
+
+
+@pytest.mark.parametrize(("url", "host"), [("http://n7:8000", "n7"), ("http://[fd00::7]:8000/metrics", "[fd00::7]")])
+def test_the_gpus_of_an_engine_are_read_on_its_own_node(url: str, host: str) -> None:
+    """One setting for all nodes; an address that is told stands before that of the engine."""
+    settings = ExportSettings(export_dcgm="http://{host}:9400/metrics")
+    assert f"http://{host}:9400/metrics" == export_targets.target(settings, url).dcgm
+    assert "http://[fd00::1]:9400/metrics" == export_targets.target(settings, url, node_address="fd00::1").dcgm
+
+
+def test_a_pods_gpus_are_told_by_its_name_and_not_by_its_instance_id() -> None:
+    """DCGM names pods; the actuator gives them instance ids. GPUs of other pods on the node are never averaged in."""
+    gpus = pages.parse(b'DCGM_FI_DEV_GPU_UTIL{gpu="0",pod="pod-b"} 10\nDCGM_FI_DEV_GPU_UTIL{gpu="1",pod="pod-c"} 90\n')
+
+    def gpu_util(pod: str) -> float | None:
+        station = export.Station(export_targets.target(ExportSettings(), "http://engine", instance="chat-p-1", pod=pod))
+        found = station.read(vllm_page(5), 1, gpus).read
+        return None if found is None else found.sample.gpu_util
+
+    assert (0.1, None) == (gpu_util("pod-b"), gpu_util("pod-z"))
 
 
 @pytest.mark.parametrize(

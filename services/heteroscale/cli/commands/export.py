@@ -37,7 +37,7 @@ Examples:
 @click.option("--node", help="The node they run on.")
 @click.option("--gpu-type", help="The GPU type they run on.")
 @click.option("--gpus", type=click.IntRange(min=1), help="GPUs of each.")
-@click.option("--dcgm", metavar="URL", help="The DCGM exporter of their node.")
+@click.option("--dcgm", metavar="URL", help="The DCGM exporter of their node; {host} stands for the node's address.")
 @click.option("--every", type=DURATION, help="How often a page is fetched [default: 1s].")
 @click.option("--timeout", type=DURATION, help="Limit of one fetch [default: 800ms].")
 @click.option("--source", help="This agent's name in its records [default: exporter].")
