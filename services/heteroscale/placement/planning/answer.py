@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from heteroscale.contracts.names import InstanceName
 from heteroscale.contracts.placements import DegradedReason, Domain, Explain, Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import AffinityMode
 from heteroscale.placement.planning import explain as explaining
@@ -21,6 +20,7 @@ from heteroscale.placement.planning.units import Needs
 from heteroscale.placement.planning.work import Work
 
 _REPAIRABLE = (PlanReason.FRAGMENTED, PlanReason.NO_DOMAIN)
+_STOPPING = InstanceState.STOPPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +79,18 @@ def planned(work: Work, found: Answer) -> Planned:
             born.append(group.id)
         group = homes.get(id(step.group), group)
         book.seat(group, step.seats, step.member)
-    groups = {group.id: _record(work, group, found.left) for group in book.groups}
-    before = {group.id: group.record for group in book.groups}
-    indebted = {group.id for group in book.groups if group.debt}
-    changed = [name for name, group in groups.items() if name in book.touched | indebted or _differs(before[name], group)]
-    released = sorted(name for name, transition in book.transitions.items() if transition.after is InstanceState.STOPPING)
+    records = [(group, _record(work, group, found.left)) for group in book.groups]
+    changed = [group.id for group, record in records if group.id in book.touched or group.debt or _differs(group.record, record)]
+    transitions = [book.transitions[name] for name in sorted(book.transitions)]
     return Planned(
         service=book.request.command.service,
         status=_status(work, found),
         reason=found.reason,
-        assignment=tuple(groups.values()),
+        assignment=tuple([record for _, record in records]),
         changed=tuple(changed),
         born=tuple(born),
-        transitions=tuple(book.transitions[name] for name in sorted(book.transitions)),
-        released=tuple(InstanceName(name) for name in released),
+        transitions=tuple(transitions),
+        released=tuple([transition.instance for transition in transitions if transition.after is _STOPPING]),
         shortfall=found.left,
         explain=found.explain,
         taken=dict(sorted([(book.topology.names[node], gpus) for node, gpus in work.draft.nodes().items()])),
@@ -197,7 +195,7 @@ def _record(work: Work, group: GroupBook, left: Needs) -> Group:
     topology = work.book.topology
     instances = [instance for member in group.members for instance in member.instances]
     live = _nodes_of(topology, group.live())
-    span = _span(work, instances, live)
+    span = topology.spanned(live) if all(member.existing for member in group.members) else _span(work, instances, live)
     if live:
         domain = topology.domain(*span) if span is not None else Domain()
         lists = topology.lists
@@ -240,9 +238,8 @@ def _degraded(work: Work, group: GroupBook, span: Place | None, left: Needs) -> 
     before = group.record.degraded_reason if group.record is not None else None
     if group.debt or (before is DegradedReason.NODE_LOST and left):
         return DegradedReason.NODE_LOST
-    level = work.demand.level
-    wide = any(group.live()) and (span is None or WIDTH[span[0]] > WIDTH[level])
-    if not wide:
+    wide = span is None or WIDTH[span[0]] > WIDTH[work.demand.level]
+    if not wide or not any(group.live()):
         return None
     affinity = work.book.request.command.affinity
     preferred = affinity is not None and affinity.mode is AffinityMode.PREFERRED

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -16,10 +17,11 @@ from heteroscale.contracts.placements import Group, InstanceState, PlacedInstanc
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.model import Request, Snapshot, Transition
 from heteroscale.placement.planning.site import Seat
-from heteroscale.placement.planning.topology import LOST, WIDTH, Topology
+from heteroscale.placement.planning.topology import LOST, S1, WIDTH, Topology
 from heteroscale.placement.planning.units import Needs
 
-_PENDING = (InstanceState.RESERVED, InstanceState.STARTING)
+_RESERVED = InstanceState.RESERVED
+_PENDING = (_RESERVED, InstanceState.STARTING)
 
 
 class Standing(enum.IntEnum):
@@ -30,6 +32,11 @@ class Standing(enum.IntEnum):
     DRAINING = 2
     STOPPING = 3
     DEAD = 4
+
+
+_SERVING: Final = Standing.PENDING
+_EXISTING: Final = Standing.DRAINING
+"""The last standings that serve, and that are there."""
 
 
 @dataclass(slots=True)
@@ -49,12 +56,12 @@ class Member:
     @property
     def serving(self) -> bool:
         """Counts toward `replicas`."""
-        return self.standing <= Standing.PENDING
+        return self.standing <= _SERVING
 
     @property
     def existing(self) -> bool:
         """Assigned, neither failed nor stopping."""
-        return self.standing <= Standing.DRAINING
+        return self.standing <= _EXISTING
 
 
 @dataclass(slots=True)
@@ -128,7 +135,7 @@ class Book:
 
     def begun(self, group: GroupBook) -> list[int]:
         """The s1 that the group's instances lie in, sorted."""
-        of, index = self.topology.levels[Level.S1].of, self.topology.index
+        of, index = self.topology.levels[S1].of, self.topology.index
         return sorted({int(of[index[node]]) for instance in group.live() for node in instance.nodes if node in index})
 
     def home(self, group: GroupBook, level: Level) -> tuple[Level, int] | None:
@@ -164,7 +171,7 @@ class Book:
                 member.instances = [*member.instances, *born]
                 member.standing = Standing.PENDING
             else:
-                group.members.append(Member(seat.role, replica, born, Standing.PENDING))
+                group.members.append(Member(seat.role, replica, born, _SERVING))
         self.touched.add(group.id)
 
     def open_group(self) -> GroupBook:
@@ -178,7 +185,7 @@ class Book:
         topology, names = self.topology, self.topology.names
         name = self.request.ids.instance(seat.role, part, self._instances)
         self._instances += 1
-        self.transitions[name] = Transition(name, None, InstanceState.RESERVED, "placed")
+        self.transitions[name] = Transition(name, None, _RESERVED, "placed")
         return PlacedInstance(
             id=name,
             role=seat.role,
@@ -186,7 +193,7 @@ class Book:
             replica=replica,
             gpu_type=topology.types[seat.type],
             nodes={names[node]: nodes[node] for node in (nodes if len(nodes) == 1 else sorted(nodes))},
-            state=InstanceState.RESERVED,
+            state=_RESERVED,
             since_ms=self.request.command.at_ms,
         )
 

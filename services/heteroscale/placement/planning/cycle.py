@@ -10,14 +10,15 @@ import numpy as np
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.planning import search
+from heteroscale.placement.planning import memo, search
 from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger, Mask
+from heteroscale.placement.planning.memo import Memo, NeedsKey
 from heteroscale.placement.planning.model import Request, Snapshot
 from heteroscale.placement.planning.occupancy import Occupancy
 from heteroscale.placement.planning.topology import READY
-from heteroscale.placement.planning.units import Demand, Memo, Needs
+from heteroscale.placement.planning.units import Demand, Needs
 from heteroscale.placement.planning.work import Work
 
 Place = tuple[Level, int]
@@ -42,17 +43,18 @@ class Cycle:
     ledger: Ledger
     explained: bool = True
     holds: list[Hold] = field(default_factory=list)
-    memos: dict[Hashable, Memo] = field(default_factory=dict)
     _settled: dict[int, Work] = field(default_factory=dict)
     _drafted: Occupancy = field(default_factory=Occupancy)
     _views: dict[int, tuple[int, View]] = field(default_factory=dict)
     _running: Occupancy | None = None
     _freed: Ledger | None = None
+    _feasible: dict[tuple[Memo, NeedsKey, Level], int] = field(default_factory=dict)
     _hopes: dict[Hashable, bool] = field(default_factory=dict)
 
     @classmethod
     def start(cls, snapshot: Snapshot, requests: Sequence[Request]) -> Cycle:
         """A fresh ledger over the snapshot."""
+        memo.trim(snapshot.topology.memos)
         ledger = Ledger(snapshot.topology, snapshot.free, snapshot.state)
         ledger.remember(snapshot.assignments, sorted({request.command.service for request in requests}))
         return cls(snapshot=snapshot, ledger=ledger)
@@ -73,6 +75,14 @@ class Cycle:
                     mask = banned.setdefault(code, np.zeros(self.ledger.pools, dtype=bool))
                     mask[hold.first : hold.last] = True
         return View(self.ledger, banned)
+
+    def domains(self, demand: Demand, needs: Needs) -> int:
+        """In how many domains the needs could lie before the cycle gave anything away; equal requests ask once."""
+        key = demand.memo, frozenset(needs.items()), demand.level
+        found = self._feasible.get(key)
+        if found is None:
+            found = self._feasible[key] = search.domains_for(View(self.ledger, {}), demand, needs, demand.level)
+        return found
 
     def hold_for(self, work: Work, left: Needs, place: Place) -> None:
         """Hold back what the queued request asked for in its best domain, if freeing all that is held there could make it fit."""
@@ -147,15 +157,7 @@ def _there(groups: Iterable[Group]) -> Iterator[PlacedInstance]:
 def order_key(cycle: Cycle, work: Work, first: frozenset[ServiceName]) -> tuple[int, bool, int, int, int, ServiceName]:
     """Phase 3: priority (in it, `first` first), then fewest feasible domains, then size (large first), then arrival, then name."""
     demand, needs, request = work.demand, work.rest, work.book.request
-    domains = _domains(cycle, demand, needs) if needs else 0
+    domains = cycle.domains(demand, needs) if needs else 0
     size = sum(demand.shapes[role].gpus * count for role, count in needs.items())
     service = request.command.service
     return -request.command.priority, service not in first, domains, -size, request.arrival, service
-
-
-def _domains(cycle: Cycle, demand: Demand, needs: Needs) -> int:
-    """In how many domains the needs could lie before the cycle gave anything away; equal requests ask once."""
-    key = frozenset(needs.items()), demand.level
-    if key not in demand.memo.domains:
-        demand.memo.domains[key] = search.domains_for(View(cycle.ledger, {}), demand, needs, demand.level)
-    return demand.memo.domains[key]

@@ -15,7 +15,9 @@ from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger
-from heteroscale.placement.planning.units import Demand, Limit, Limits, Needs, Shape
+from heteroscale.placement.planning.memo import Limit, Limits
+from heteroscale.placement.planning.topology import S1
+from heteroscale.placement.planning.units import Demand, Needs, Shape
 
 
 class Room:
@@ -36,7 +38,12 @@ class Room:
     def replicas(self, role: RoleName) -> int:
         """How many more of one role fit."""
         uses = self._uses.get(role)
-        return min([self._left[at] // each for at, each in uses]) if uses else 0
+        if not uses:
+            return 0
+        if len(uses) == 1:
+            at, each = uses[0]
+            return self._left[at] // each
+        return min([self._left[at] // each for at, each in uses])
 
     def give(self, role: RoleName, count: int) -> None:
         """So many of a role are in."""
@@ -86,7 +93,7 @@ def _plain(ledger: Ledger, shape: Shape) -> bool:
     sizes = [ledger.sizes(code) for _, code in shape.types]
     if not shape.simple or not sizes or any(found != sizes[0] or len(found) > 1 for found in sizes):
         return False
-    return shape.largest <= sizes[0][0] or shape.within is Level.S1
+    return shape.largest <= sizes[0][0] or shape.within is S1
 
 
 def most_given(room: Room, unit: Mapping[RoleName, int], roles: list[RoleName]) -> Needs:

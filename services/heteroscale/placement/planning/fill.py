@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from heteroscale.contracts.names import RoleName
-from heteroscale.contracts.spec import Level, Spread
+from heteroscale.contracts.spec import Spread
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Vector
-from heteroscale.placement.planning.site import Seat, Site, gpus_by_node
+from heteroscale.placement.planning.site import APART, Seat, Site, gpus_by_node
+from heteroscale.placement.planning.topology import CLUSTER, S1, S2
 from heteroscale.placement.planning.units import Demand, Needs, Shape
 
 ORDERS_MAX = 6
@@ -34,8 +35,8 @@ class Fill:
         """The scratch copy of an s1."""
         if s1 not in self.sites:
             ledger, spread = self.view.ledger, self.demand.spread
-            site = Site.of(ledger, s1, self.view.banned_in(s1), Spread.NONE if spread is Spread.S1 else spread)
-            if spread in (Spread.NODE, Spread.S0) and self.marks:
+            site = Site.of(ledger, s1, self.view.banned_in(s1), spread if spread in APART else Spread.NONE)
+            if self.marks and spread in APART:
                 first, last = ledger.nodes_of(s1)
                 for node in range(first, last):
                     for role in self.marks.get(node, ()):
@@ -54,14 +55,17 @@ def fresh(fill: Fill) -> Fill:
     return Fill(view=fill.view, demand=fill.demand, marks=fill.marks)
 
 
-def orders(demand: Demand, needs: Mapping[RoleName, int]) -> Iterator[list[RoleName]]:
+def orders(demand: Demand, needs: Mapping[RoleName, int]) -> tuple[tuple[RoleName, ...], ...]:
     """Role orders worth trying: least choice first, then large before small; others only where types compete."""
     shapes = demand.shapes
-    first = sorted(needs, key=lambda role: (len(shapes[role].types), -shapes[role].largest, role))
-    yield first
-    if sum(len(shapes[role].types) > 1 for role in needs) > 1 or len({shapes[role].largest for role in needs}) > 1:
-        for other in itertools.islice(itertools.permutations(first), 1, ORDERS_MAX):
-            yield list(other)
+    roles = frozenset(needs)
+    found = demand.memo.orders.get(roles)
+    if found is None:
+        first = sorted(needs, key=lambda role: (len(shapes[role].types), -shapes[role].largest, role))
+        compete = sum(len(shapes[role].types) > 1 for role in needs) > 1 or len({shapes[role].largest for role in needs}) > 1
+        found = tuple(itertools.islice(itertools.permutations(first), ORDERS_MAX if compete else 1))
+        demand.memo.orders[roles] = found
+    return found
 
 
 def into_one(blank: Fill, s1: int, needs: Needs) -> Fill | None:
@@ -140,7 +144,7 @@ def _room(view: View, s1s: npt.NDArray[np.int64], shape: Shape, code: int, taken
     """About how many replicas of the shape the s1 hold on a type beside what is taken."""
     ledger = view.ledger
     largest = shape.largest
-    if shape.within in (Level.S2, Level.CLUSTER):
+    if shape.within in (S2, CLUSTER):
         largest = min(largest, ledger.sizes(code)[0])
     slots = int(view.slots(code, largest)[s1s].sum())
     each = sum(max(1, ledger.effective(code, piece.gpus) // largest) for piece in shape.pieces) if largest != shape.largest else 1
@@ -188,7 +192,7 @@ def _hosted(fill: Fill, s1s: npt.NDArray[np.int64], left: Typed) -> Vector:
         shape = shapes[role]
         demand[code] = demand.get(code, 0) + count * sum(ledger.effective(code, piece.gpus) for piece in shape.pieces)
         size = shape.pieces[-1].gpus
-        if shape.within in (Level.S2, Level.CLUSTER):
+        if shape.within in (S2, CLUSTER):
             size = min(size, ledger.sizes(code)[0])
         finest[code] = min(finest.get(code, size), size)
     hosted: Vector = np.zeros(len(s1s), dtype=np.int64)
@@ -202,7 +206,7 @@ def _fill_site(fill: Fill, site: Site, left: Typed) -> None:
     demand = fill.demand
     order = sorted({role for role, _ in left}, key=lambda role: (-demand.shapes[role].largest, role))
     unit = demand.unit
-    while all(any(role == name for name, _ in left) for role in unit) and unit:
+    while unit and unit.keys() <= {role for role, _ in left}:
         if not all(_seat_some(fill, site, left, role, share) for role, share in unit.items()):
             break
     for role in order:
@@ -224,10 +228,10 @@ def _seat_some(fill: Fill, site: Site, left: Typed, role: RoleName, count: int) 
     return count == 0
 
 
-def _one_by_one(fill: Fill, s1s: npt.NDArray[np.int64], needs: Needs, order: list[RoleName], begun: Sequence[int]) -> Fill | None:
+def _one_by_one(fill: Fill, s1s: npt.NDArray[np.int64], needs: Needs, order: Sequence[RoleName], begun: Sequence[int]) -> Fill | None:
     """The thorough way: each replica in the first s1 that takes it, touched ones before others, fuller ones before emptier."""
     ledger = fill.view.ledger
-    by_structure = ledger.signatures.order(ledger.avail, s1s, Level.S1)
+    by_structure = ledger.signatures.order(ledger.avail, s1s, S1)
     by_room = sorted(by_structure.tolist(), key=lambda s1: (s1 not in begun, int(ledger.free[s1])))
     for role in order:
         shape = fill.demand.shapes[role]
@@ -247,7 +251,7 @@ def _seat_anywhere(fill: Fill, sites: list[int], shape: Shape) -> bool:
                 if seat is not None:
                     fill.seats.append(seat)
                     return True
-        if shape.within in (Level.S2, Level.CLUSTER):
+        if shape.within in (S2, CLUSTER):
             seat = _across(fill, sites, shape, (rank, code))
             if seat is not None:
                 fill.seats.append(seat)
@@ -259,13 +263,13 @@ def _across(fill: Fill, sites: list[int], shape: Shape, choice: tuple[int, int])
     """One replica over several s1 of its `within` domain, in as few of them as have most room."""
     rank, code = choice
     topology = fill.view.ledger.topology
-    of = topology.s2_of_s1 if shape.within is Level.S2 else topology.cluster_of_s1
+    of = topology.s2_of_s1 if shape.within is S2 else topology.cluster_of_s1
     for domain in sorted({int(of[s1]) for s1 in sites}):
         inside = [s1 for s1 in sites if int(of[s1]) == domain]
         nodes = {node: free for s1 in inside for node, free in fill.site(s1).free.items()}
         seat = Site(fill.view.ledger, nodes).seat(shape, code, rank)
         if seat is not None:
             for node, gpus in gpus_by_node([seat]).items():
-                fill.site(int(topology.levels[Level.S1].of[node])).hold(node, gpus)
+                fill.site(int(topology.levels[S1].of[node])).hold(node, gpus)
             return seat
     return None

@@ -16,7 +16,9 @@ import numpy as np
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.ledger import Condition, Ledger, Mask, Vector
-from heteroscale.placement.planning.units import Demand, Rule, Shape
+from heteroscale.placement.planning.memo import Rule
+from heteroscale.placement.planning.topology import CLUSTER, S2
+from heteroscale.placement.planning.units import Demand, Shape
 
 Wanted: TypeAlias = list[tuple[Shape, int]]
 """Replicas by shape."""
@@ -88,7 +90,7 @@ def _of_types(ledger: Ledger, types: frozenset[int], inside: Wanted) -> list[Rul
         for piece in shape.pieces:
             whole = min(ledger.effective(code, piece.gpus) for code in types)
             largest = max(ledger.sizes(code)[-1] for code in types)
-            wide = shape.within in (Level.S2, Level.CLUSTER) and piece.gpus > largest
+            wide = shape.within in (S2, CLUSTER) and piece.gpus > largest
             size = min(ledger.sizes(code)[0] for code in types) if wide else piece.gpus
             items[size] = items.get(size, 0) + (count * (whole // size) if wide else count)
     return [

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.placements import Group
 from heteroscale.contracts.spec import Level
+from heteroscale.placement.planning.memo import Rule
 from heteroscale.placement.planning.signature import Signatures
-from heteroscale.placement.planning.topology import READY, Topology
-from heteroscale.placement.planning.units import Rule
+from heteroscale.placement.planning.topology import READY, S1, Topology
 
 Vector: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -132,7 +132,7 @@ class Ledger:
 
     def over(self, level: Level, vector: Vector) -> Vector:
         """Sum a vector over the s1 of each domain of a level."""
-        if level is Level.S1:
+        if level is S1:
             return vector
         return np.add.reduceat(vector, self._starts[level]) if len(vector) else vector
 
@@ -225,4 +225,4 @@ class Ledger:
     def _per_s1(self, per_node: Vector) -> Vector:
         if not len(per_node):
             return np.zeros(0, dtype=np.int64)
-        return np.add.reduceat(per_node, self.topology.levels[Level.S1].first[:-1])
+        return np.add.reduceat(per_node, self.topology.levels[S1].first[:-1])

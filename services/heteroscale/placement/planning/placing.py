@@ -7,20 +7,20 @@ from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import search
 from heteroscale.placement.planning.book import GroupBook, Member, Standing
 from heteroscale.placement.planning.site import Site, gpus_by_node
-from heteroscale.placement.planning.topology import LEVELS, WIDTH
+from heteroscale.placement.planning.topology import CLUSTER, LEVELS, S1, WIDTH
 from heteroscale.placement.planning.units import Demand, Needs, Piece, Shape, subtract
 from heteroscale.placement.planning.work import Step, Work
 
 
-def levels_of(demand: Demand) -> list[Level]:
+def levels_of(demand: Demand) -> tuple[Level, ...]:
     """Ceilings in the order they are tried."""
-    return [level for level in LEVELS if WIDTH[demand.level] <= WIDTH[level] <= WIDTH[demand.widest]]
+    return LEVELS[WIDTH[demand.level] : WIDTH[demand.widest] + 1]
 
 
 def place(work: Work) -> Needs:
     """Phase 4 for one request; what could not be placed. `work.waiting` tells that it waits for its preferred level."""
     if not work.book.groups:
-        wanted = subtract(work.rest, work.drafted())
+        wanted = subtract(work.rest, work.drafted()) if work.draft.steps else work.rest
         return dict(sorted(try_levels(work, wanted).items())) if wanted else {}
     lost = replace_lost(work)
     revived = work.demand.times(work.demand.units_in(lost))
@@ -97,7 +97,7 @@ def _mend(work: Work, group: GroupBook, member: Member) -> bool:
     domain = int(ranges.of[nodes[0]])
     first, last = int(ranges.first[domain]), int(ranges.first[domain + 1])
     avail = work.view.ledger.free_in(first, last)
-    banned = work.view.banned_in(int(topology.levels[Level.S1].of[nodes[0]]))
+    banned = work.view.banned_in(int(topology.levels[S1].of[nodes[0]]))
     free = {first + at: gpus for at, gpus in enumerate(avail) if gpus and work.view.ledger.lists.type[first + at] not in banned}
     code = int(topology.type[nodes[0]])
     rank = next((rank for rank, other in shape.types if other == code), 0)
@@ -109,7 +109,7 @@ def _mend(work: Work, group: GroupBook, member: Member) -> bool:
 
 
 def _repair_shape(shape: Shape, missing: list[Piece]) -> Shape:
-    return Shape(role=shape.role, pieces=tuple(missing), types=shape.types, within=Level.CLUSTER, gpus=sum(piece.gpus for piece in missing))
+    return Shape(role=shape.role, pieces=tuple(missing), types=shape.types, within=CLUSTER, gpus=sum(piece.gpus for piece in missing))
 
 
 def _forgive(work: Work, revived: Needs) -> None:
@@ -125,19 +125,19 @@ def _forgive(work: Work, revived: Needs) -> None:
 
 def try_levels(work: Work, wanted: Needs) -> Needs:
     """Under each ceiling in turn; while the request may still wait, only where its preferred level holds."""
-    demand, command = work.demand, work.book.request.command
-    preferred = min(demand.prefer, demand.level, key=lambda level: WIDTH[level])
-    waits = work.book.request.waited_ms < command.wait_ms and WIDTH[preferred] < max(WIDTH[demand.widest], WIDTH[demand.level])
-    if waits:
-        level = max(preferred, Level.S1, key=lambda one: WIDTH[one])
-        if not _whole(work, wanted, level):
-            return {}
-        start = len(work.draft.steps)
-        left = _settle(work, wanted)
-        work.waiting = left != wanted
-        work.draft.back_to(start)
-        return wanted if work.waiting else left
-    return _settle(work, wanted)
+    demand, request = work.demand, work.book.request
+    if request.waited_ms >= request.command.wait_ms:
+        return _settle(work, wanted)
+    preferred = min(WIDTH[demand.prefer], WIDTH[demand.level])
+    if preferred >= max(WIDTH[demand.widest], WIDTH[demand.level]):
+        return _settle(work, wanted)
+    if not _whole(work, wanted, LEVELS[max(preferred, WIDTH[S1])]):
+        return {}
+    start = len(work.draft.steps)
+    left = _settle(work, wanted)
+    work.waiting = left != wanted
+    work.draft.back_to(start)
+    return wanted if work.waiting else left
 
 
 def _settle(work: Work, wanted: Needs) -> Needs:

@@ -144,7 +144,7 @@ def _turns(works: dict[int, Work], sequence: list[int], order: Order) -> tuple[T
 def _open(state: cycle.Cycle, request: Request, types: dict[str, int]) -> Work:
     """Phases 1 and 2 for one request."""
     book = Book.open(state.snapshot, request)
-    demand = Demand.of(request.command, types, state.memos)
+    demand = Demand.of(request.command, types, state.snapshot.topology.memos)
     wanted = {role: one.replicas for role, one in sorted(request.command.roles.items())}
     needed = rest = {role: count for role, count in wanted.items() if count > 0}
     if book.groups:

@@ -18,7 +18,7 @@ from heteroscale.placement.planning import fits
 from heteroscale.placement.planning.fill import Fill, into_many, into_one
 from heteroscale.placement.planning.ledger import RANK_BITS, Condition, Ledger
 from heteroscale.placement.planning.site import gpus_by_node
-from heteroscale.placement.planning.topology import WIDTH
+from heteroscale.placement.planning.topology import CLUSTER, S1, S2, WIDTH
 from heteroscale.placement.planning.units import Demand, Needs
 
 TRIES_MAX = 6
@@ -73,7 +73,7 @@ def find(blank: Fill, needs: Needs, level: Level) -> Found | None:
     """The cheapest way to seat the needs inside one domain of the level; None if there is none."""
     conditions = fits.conditions(blank.view, blank.demand, needs)
     found = _in_one_s1(blank, needs, conditions)
-    for wider in (Level.S2, Level.CLUSTER):
+    for wider in (S2, CLUSTER):
         if WIDTH[wider] <= WIDTH[level]:
             found = _wider(blank, (needs, conditions), wider, found)
     return found
@@ -136,11 +136,11 @@ def domains_for(view: fits.View, demand: Demand, needs: Needs, level: Level) -> 
 
 def _in_one_s1(blank: Fill, needs: Needs, conditions: list[Condition]) -> Found | None:
     ledger = blank.view.ledger
-    s1s = fits.holds(ledger, conditions, Level.S1).nonzero()[0]
+    s1s = fits.holds(ledger, conditions, S1).nonzero()[0]
     if not len(s1s):
         return None
     bound = ledger.bound[s1s]
-    ranks = fits.elsewhere(blank.view, blank.demand, needs, Level.S1)
+    ranks = fits.elsewhere(blank.view, blank.demand, needs, S1)
     if ranks is not None:
         bound += ranks[s1s] << RANK_BITS
     best: Found | None = None

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from heteroscale.contracts.names import ServiceName, short_hash
 from heteroscale.contracts.placements import Group
 from heteroscale.contracts.spec import Level
-from heteroscale.placement.planning.topology import Topology
+from heteroscale.placement.planning.topology import S0, S1, S2, Topology
 
 Words = npt.NDArray[np.uint64]
 
@@ -88,7 +88,7 @@ class Signatures:
             return int(tied[0])
         words = self._current(avail)[0][tied]
         first = tied[words == np.minimum.reduce(words)]
-        return int(first[0]) if len(first) == 1 else int(self.order(avail, first, Level.S1)[0])
+        return int(first[0]) if len(first) == 1 else int(self.order(avail, first, S1)[0])
 
     def order(self, avail: npt.NDArray[np.int64], tied: npt.NDArray[np.int64], level: Level) -> npt.NDArray[np.int64]:
         """Domains of a level by structure, from the inside out, then by path."""
@@ -97,9 +97,9 @@ class Signatures:
         s1, s2, cluster = self._current(avail)
         topology = self._topology
         keys: tuple[Words, ...]
-        if level is Level.S1:
+        if level is S1:
             keys = (s1[tied], s2[topology.s2_of_s1[tied]], cluster[topology.cluster_of_s1[tied]])
-        elif level is Level.S2:
+        elif level is S2:
             keys = (s2[tied], cluster[[topology.lists.cluster_of_s2[at] for at in tied.tolist()]])
         else:
             keys = (cluster[tied],)
@@ -120,7 +120,7 @@ class Signatures:
         levels, lists = self._topology.levels, self._topology.lists
         frees = mix(np.arange(int(avail.max(initial=0)) + 1, dtype=np.uint64))
         leaves = mix(self.nodes ^ frees[avail])
-        s0 = _Sums(np.add.reduceat(leaves, levels[Level.S0].first[:-1]), lists.s1_of_s0)
+        s0 = _Sums(np.add.reduceat(leaves, levels[S0].first[:-1]), lists.s1_of_s0)
         racks = _Sums(np.add.reduceat(s0.mixed, _starts(lists.s1_of_s0)), list(range(len(lists.pool))))
         s1 = _Sums(racks.mixed.copy(), lists.s2_of_s1)
         s2 = _Sums(np.add.reduceat(s1.mixed, _starts(lists.s2_of_s1)), lists.cluster_of_s2)

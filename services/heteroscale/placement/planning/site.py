@@ -6,12 +6,17 @@ A Site is a scratch copy: nothing is taken from the ledger until the caller comm
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from heteroscale.contracts.names import RoleName
-from heteroscale.contracts.spec import Level, Spread
+from heteroscale.contracts.spec import Spread
 from heteroscale.placement.planning.ledger import Ledger
+from heteroscale.placement.planning.topology import S0
 from heteroscale.placement.planning.units import Piece, Shape
+
+TOGETHER: Final = Spread.NONE
+APART: Final = (Spread.NODE, Spread.S0)
+"""How instances of a role are spread inside an s1."""
 
 
 class Seat(NamedTuple):
@@ -34,27 +39,27 @@ def gpus_by_node(seats: Iterable[Seat]) -> dict[int, int]:
 
 
 class Site:
-    """Free GPUs of a set of nodes, bucketed by type, free GPUs and node size; nodes of a bucket in a fixed order, the first choice last."""
+    """Free GPUs of a set of nodes (its own to change), bucketed by type, free GPUs and size; in a bucket the first choice is last."""
 
-    def __init__(self, ledger: Ledger, nodes: Mapping[int, int], spread: Spread = Spread.NONE) -> None:
+    def __init__(self, ledger: Ledger, nodes: dict[int, int], spread: Spread = TOGETHER) -> None:
         self._ledger = ledger
         self._spread = spread
         self._marked: dict[RoleName, dict[int, int]] = {}
-        self.free = dict(nodes)
+        self.free = nodes
         self._buckets: dict[int, dict[tuple[int, int], list[int]]] = {}
-        types, gpus = ledger.lists.type, ledger.lists.gpus
+        types, gpus, buckets = ledger.lists.type, ledger.lists.gpus, self._buckets
         for node in self._order():
-            of_type = self._buckets.get(types[node])
+            of_type = buckets.get(types[node])
             if of_type is None:
-                of_type = self._buckets[types[node]] = {}
-            key = nodes[node], gpus[node]
-            if key in of_type:
-                of_type[key].append(node)
-            else:
+                of_type = buckets[types[node]] = {}
+            bucket = of_type.get(key := (nodes[node], gpus[node]))
+            if bucket is None:
                 of_type[key] = [node]
+            else:
+                bucket.append(node)
 
     @classmethod
-    def of(cls, ledger: Ledger, s1: int, banned: frozenset[int], spread: Spread = Spread.NONE) -> Site:
+    def of(cls, ledger: Ledger, s1: int, banned: frozenset[int], spread: Spread = TOGETHER) -> Site:
         """The site of an s1 without the GPU types that are held back there."""
         first, last = ledger.nodes_of(s1)
         nodes = {node: free for node, free in enumerate(ledger.free_in(first, last), start=first) if free}
@@ -65,18 +70,17 @@ class Site:
 
     def seat(self, shape: Shape, gpu_type: int, rank: int) -> Seat | None:
         """Seat one replica on nodes of this type, or leave the site as it was."""
-        scoped = shape.within is Level.S0 and (len(shape.pieces) > 1 or shape.largest > max(self._ledger.sizes(gpu_type), default=0))
+        scoped = shape.within is S0 and (len(shape.pieces) > 1 or shape.largest > max(self._ledger.sizes(gpu_type), default=0))
         placed = self._in_one_s0(shape, gpu_type) if scoped else self._pieces(shape, gpu_type)
         return None if placed is None else Seat(role=shape.role, type=gpu_type, rank=rank, pieces=placed)
 
     def seats(self, shape: Shape, gpu_type: int, rank: int, count: int) -> list[Seat]:
-        """Seat up to `count` replicas on nodes of this type; those of one instance on one node without a search for each."""
+        """Seat up to `count` replicas on nodes of this type; those of one instance without a search for each."""
         found: list[Seat] = []
-        if shape.simple and shape.within is not Level.S0 and self._spread is Spread.NONE:
+        if shape.simple and shape.within is not S0 and self._spread is TOGETHER:
             self._fill_nodes(shape, gpu_type, (rank, count), found)
-            sizes = self._ledger.sizes(gpu_type)
-            if shape.largest <= sizes[0]:
-                return found
+            self._fill_whole(shape, gpu_type, (rank, count), found)
+            return found
         while len(found) < count:
             seat = self.seat(shape, gpu_type, rank)
             if seat is None:
@@ -96,6 +100,29 @@ class Site:
                 self.free[node] = free - here * piece.gpus
                 buckets.setdefault((self.free[node], size), []).append(node)
                 found.extend([Seat(shape.role, gpu_type, rank, ((piece, {node: piece.gpus}),))] * here)
+
+    def _fill_whole(self, shape: Shape, gpu_type: int, wanted: tuple[int, int], found: list[Seat]) -> None:
+        """As many as there are whole nodes for, where an instance is larger than a node."""
+        rank, count = wanted
+        buckets, piece = self._buckets.get(gpu_type, {}), shape.pieces[0]
+        for size in self._ledger.sizes(gpu_type):
+            while size < piece.gpus and len(found) < count:
+                nodes = self._take_whole(buckets, size, piece.gpus)
+                if nodes is None:
+                    break
+                found.append(Seat(shape.role, gpu_type, rank, ((piece, nodes),)))
+
+    def _take_whole(self, buckets: dict[tuple[int, int], list[int]], size: int, gpus: int) -> dict[int, int] | None:
+        """Whole nodes of a size for one instance."""
+        whole, count = buckets.get((size, size), []), -(-gpus // size)
+        if len(whole) < count:
+            return None
+        chosen = sorted(whole[-count:])
+        del whole[-count:]
+        buckets.setdefault((0, size), []).extend(chosen)
+        for node in chosen:
+            self.free[node] = 0
+        return dict.fromkeys(chosen, size)
 
     def _pieces(self, shape: Shape, gpu_type: int) -> tuple[tuple[Piece, Mapping[int, int]], ...] | None:
         placed: list[tuple[Piece, Mapping[int, int]]] = []
@@ -130,17 +157,13 @@ class Site:
             return None
         fitting = [key for key, nodes in buckets.items() if nodes and key[0] >= gpus]
         if fitting:
-            node = buckets[min(fitting)][-1] if self._spread is Spread.NONE else self._apart(role, buckets, fitting)
+            node = buckets[min(fitting)][-1] if self._spread is TOGETHER else self._apart(role, buckets, fitting)
             self._set(node, self.free[node] - gpus)
             return {node: gpus}
         for size in self._ledger.sizes(gpu_type):
-            count = -(-gpus // size)
-            whole = buckets.get((size, size), [])
-            if size < gpus and len(whole) >= count:
-                chosen = sorted(whole[-count:])
-                for node in chosen:
-                    self._set(node, 0)
-                return dict.fromkeys(chosen, size)
+            nodes = self._take_whole(buckets, size, gpus) if size < gpus else None
+            if nodes is not None:
+                return nodes
         return None
 
     def _apart(self, role: RoleName, buckets: Mapping[tuple[int, int], list[int]], fitting: list[tuple[int, int]]) -> int:

@@ -6,8 +6,8 @@ Owns: identity by path, dense domain numbers, GPU classes, structural pool class
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from heteroscale.contracts.fleet import FleetNode, NodeState
 from heteroscale.contracts.names import FleetName, GpuTypeName, NodeName
 from heteroscale.contracts.placements import Domain, Pool
 from heteroscale.contracts.spec import Level
+from heteroscale.placement.planning.memo import Memo
 
 Ints: TypeAlias = npt.NDArray[np.int32]
 Counts: TypeAlias = npt.NDArray[np.int16]
@@ -28,7 +29,12 @@ CORDONED: Final = 1
 LOST: Final = 2
 STATE_CODE: Final[Mapping[NodeState, int]] = {NodeState.READY: READY, NodeState.CORDONED: CORDONED, NodeState.LOST: LOST}
 POOLS: Final = (Pool.LOW, Pool.MEDIUM, Pool.HIGH)
-LEVELS: Final = (Level.S0, Level.S1, Level.S2, Level.CLUSTER)
+S0: Final = Level.S0
+S1: Final = Level.S1
+S2: Final = Level.S2
+CLUSTER: Final = Level.CLUSTER
+LEVELS: Final = (S0, S1, S2, CLUSTER)
+"""The levels by names of their own: in Python 3.11 an attribute of an enum class costs ten times a global, and a cycle asks often."""
 WIDTH: Final[Mapping[Level, int]] = {level: width for width, level in enumerate(LEVELS)}
 """Levels by how wide they are: s0 is 0, the cluster 3."""
 
@@ -73,7 +79,8 @@ class Topology:
 
     `gpus` int16[n], `type` int16[n] (index into `types`, sorted by name), `state` int8[n] as the fleet records say.
     `levels[Level]` are Ranges; `s2_of_s1` and `cluster_of_s1` int32[number of s1]; `pool` int8[number of s1] is an
-    index into POOLS. A cordoned or lost node still counts for its pod's class. `lists` says the same once more.
+    index into POOLS. A cordoned or lost node still counts for its pod's class. `lists` says the same once more;
+    `memos` keeps what cycles worked out about demands on a fleet of this shape.
     """
 
     fleet: FleetName
@@ -88,6 +95,7 @@ class Topology:
     cluster_of_s1: Ints
     pool: Codes
     lists: Lists
+    memos: dict[Hashable, Memo] = field(default_factory=dict)
 
     @classmethod
     def build(cls, fleet: FleetName, nodes: Iterable[FleetNode]) -> Topology:
@@ -104,7 +112,7 @@ class Topology:
         gpu_type = np.array([code[node.gpu_type] for node in ordered], dtype=np.int16)
         gpus = np.array([node.gpus for node in ordered], dtype=np.int16)
         pool = _pools(levels, gpu_type, len(types))
-        first = levels[Level.S1].first[:-1]
+        first = levels[S1].first[:-1]
         return cls(
             fleet=fleet,
             names=names,
@@ -114,8 +122,8 @@ class Topology:
             type=gpu_type,
             state=np.array([STATE_CODE[node.state] for node in ordered], dtype=np.int8),
             levels=levels,
-            s2_of_s1=levels[Level.S2].of[first],
-            cluster_of_s1=levels[Level.CLUSTER].of[first],
+            s2_of_s1=levels[S2].of[first],
+            cluster_of_s1=levels[CLUSTER].of[first],
             pool=pool,
             lists=_lists(levels, gpus, gpu_type, pool, len(types)),
         )
@@ -132,8 +140,8 @@ class Topology:
             return None
         first, last = self.lists.s1[min(found)], self.lists.s1[max(found)]
         if first == last:  # a domain is one range of nodes
-            return Level.S1, first
-        for level in (Level.S2, Level.CLUSTER):
+            return S1, first
+        for level in (S2, CLUSTER):
             starts = self.lists.starts[level]
             domain = bisect.bisect_right(starts, first) - 1
             if last < starts[domain + 1]:
@@ -162,7 +170,7 @@ def _ranges(ordered: list[FleetNode], width: int) -> Ranges:
 
 def _pools(levels: Mapping[Level, Ranges], gpu_type: Counts, types: int) -> Codes:
     """Pool class of each s1: 0 its s2 has one GPU type, 1 its s2 has several but it has one, 2 it has several itself."""
-    s1, s2 = levels[Level.S1], levels[Level.S2]
+    s1, s2 = levels[S1], levels[S2]
     in_s1 = np.zeros((len(s1), max(1, types)), dtype=bool)
     in_s2 = np.zeros((len(s2), max(1, types)), dtype=bool)
     in_s1[s1.of, gpu_type] = True

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
 from heteroscale.contracts.commands import Command, CommandRole
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import Affinity, AffinityMode, Level, Partial, Spread
+from heteroscale.placement.planning.memo import Memo
+from heteroscale.placement.planning.topology import CLUSTER, S0, S1
 
 Needs: TypeAlias = dict[RoleName, int]
 """Replicas per role; only roles that lack something."""
-
-NeedsKey: TypeAlias = frozenset[tuple[RoleName, int]]
-"""The same as a key."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -58,42 +57,6 @@ class Shape(msgspec.Struct, frozen=True):
         return len({rank for rank, _ in self.types}) < 2
 
 
-class Rule(NamedTuple):
-    """Necessary: at least `need` slots of `gpus` on these types; one that goes elsewhere relieves it of `relief`."""
-
-    types: frozenset[int]
-    gpus: int
-    need: int
-    relief: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Exact: the sum of `use` times count is at most the slots of `gpus` on these types."""
-
-    types: frozenset[int]
-    gpus: int
-    use: Mapping[RoleName, int]
-
-
-class Limits(NamedTuple):
-    """All limits of a demand. `uses`: by role, the limits that it counts in and how much one replica uses of each."""
-
-    each: tuple[Limit, ...]
-    uses: Mapping[RoleName, list[tuple[int, int]]]
-
-
-@dataclass(slots=True)
-class Memo:
-    """What follows from a demand on a fleet of one shape, worked out at the first question."""
-
-    rules: dict[NeedsKey, tuple[Rule, ...]] = field(default_factory=dict)
-    firsts: dict[NeedsKey, list[list[Rule]]] = field(default_factory=dict)
-    domains: dict[tuple[NeedsKey, Level], int] = field(default_factory=dict)
-    limits: Limits | None = None
-    limits_known: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Demand:
     """A command in planner terms. `unit`: the ratio in lowest terms, only roles of the ratio.
@@ -113,19 +76,22 @@ class Demand:
 
     @classmethod
     def of(cls, command: Command, types: Mapping[str, int], memos: dict[Hashable, Memo]) -> Demand:
-        """The demand of a command on a fleet with these GPU types (name to index); equal demands share a memo."""
+        """The demand of a command on a fleet with these GPU types (name to index); equal demands share one of its memos."""
         affinity = command.affinity or Affinity()
         preferred = affinity.mode is AffinityMode.PREFERRED
         shapes = {name: _shape(name, role, types) for name, role in sorted(command.roles.items())}
         unit = _unit(command)
         key = tuple(shapes.values()), tuple(unit.items()), command.spread
+        memo = memos.get(key)
+        if memo is None:
+            memo = memos[key] = Memo()
         return cls(
             key=key,
-            memo=memos.setdefault(key, Memo()),
+            memo=memo,
             shapes=shapes,
             unit=unit,
-            level=affinity.level if affinity.level is not Level.S0 else Level.S1,
-            widest=Level.CLUSTER if preferred else affinity.level,
+            level=affinity.level if affinity.level is not S0 else S1,
+            widest=CLUSTER if preferred else affinity.level,
             prefer=command.prefer or affinity.level,
             whole=command.partial is Partial.NONE,
             spread=command.spread,
@@ -141,7 +107,10 @@ class Demand:
 
     def opens(self, needs: Mapping[RoleName, int]) -> bool:
         """Whether the needs may open a group: every role of the ratio is in them."""
-        return bool(self.unit) and all(needs.get(role, 0) > 0 for role in self.unit)
+        for role in self.unit:
+            if needs.get(role, 0) <= 0:
+                return False
+        return bool(self.unit)
 
 
 def subtract(needs: Mapping[RoleName, int], less: Mapping[RoleName, int]) -> Needs:
@@ -156,10 +125,10 @@ def _shape(name: RoleName, role: CommandRole, types: Mapping[str, int]) -> Shape
     else:
         known = tuple((0, code) for code in sorted(types.values()))
     if not role.parts:
-        return Shape(role=name, pieces=(Piece(None, role.gpus),), types=known, within=role.within or Level.S1, gpus=role.gpus)
+        return Shape(role=name, pieces=(Piece(None, role.gpus),), types=known, within=role.within or S1, gpus=role.gpus)
     pieces = tuple(Piece(part, spec.gpus) for part, spec in sorted(role.parts.items()) for _ in range(spec.count))
     ordered = tuple(sorted(pieces, key=lambda piece: (-piece.gpus, piece.part or "")))
-    return Shape(role=name, pieces=ordered, types=known, within=role.within or Level.S1, gpus=sum(piece.gpus for piece in pieces))
+    return Shape(role=name, pieces=ordered, types=known, within=role.within or S1, gpus=sum(piece.gpus for piece in pieces))
 
 
 def _unit(command: Command) -> dict[RoleName, int]:

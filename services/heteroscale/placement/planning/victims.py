@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.placements import InstanceState
-from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning.book import Book, GroupBook, Member, Standing
+from heteroscale.placement.planning.topology import S1
 from heteroscale.placement.planning.units import Demand, Needs
 
 Seated = tuple[GroupBook, Member]
@@ -144,7 +144,7 @@ def _pick_together(stock: _Stock, group: GroupBook, unit: Mapping[RoleName, int]
 
 def _by_value(book: Book, group: GroupBook, standing: Standing) -> list[Member]:
     """Members of a standing, first victim first: in the rarest pool, in the s1 where the group has least, then by id."""
-    of, index, pool = book.topology.levels[Level.S1].of, book.topology.index, book.topology.pool
+    of, index, pool = book.topology.levels[S1].of, book.topology.index, book.topology.pool
 
     def s1(member: Member) -> int:
         known = [index[node] for node in member.instances[0].nodes if node in index]

@@ -16,8 +16,8 @@ from heteroscale.placement.planning.fill import Fill
 from heteroscale.placement.planning.fits import View
 from heteroscale.placement.planning.ledger import Ledger
 from heteroscale.placement.planning.search import Found
-from heteroscale.placement.planning.site import Seat, gpus_by_node
-from heteroscale.placement.planning.topology import WIDTH
+from heteroscale.placement.planning.site import APART, Seat, gpus_by_node
+from heteroscale.placement.planning.topology import S1, WIDTH
 from heteroscale.placement.planning.units import Demand, Needs
 
 
@@ -86,11 +86,11 @@ class Work:
     @property
     def blank(self) -> Fill:
         """An empty fill under this request's view."""
-        return Fill(view=self.view, demand=self.demand, marks=self._marks() if self.demand.spread.value in ("node", "s0") else {})
+        return Fill(view=self.view, demand=self.demand, marks=self._marks() if self.demand.spread in APART else {})
 
     def begun(self, group: GroupBook) -> list[int]:
         """The s1 that a group lies in, drafted seats included."""
-        of = self.view.ledger.topology.levels[Level.S1].of
+        of = self.view.ledger.topology.levels[S1].of
         drafted = {int(of[node]) for step in self.draft.steps if step.group is group for node in step.nodes}
         return sorted(drafted.union(self.book.begun(group)))
 
@@ -107,6 +107,8 @@ class Work:
 
     def groups(self) -> list[GroupBook]:
         """Groups that may grow: those with something alive, and those drafted in this cycle."""
+        if not self.book.groups and not self.draft.steps:
+            return []
         alive = [group for group in self.book.groups if any(member.existing for member in group.members)]
         for step in self.draft.steps:
             if step.born and step.group not in alive:
