@@ -15,6 +15,7 @@ from heteroscale.bus.log import Record
 from heteroscale.cli import output
 from heteroscale.cli.log_view import LogView
 from heteroscale.cli.options import connection_of
+from heteroscale.contracts import keys
 from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 
@@ -65,11 +66,10 @@ async def follow(tail: Tail, *, as_json: bool) -> None:
 
 
 def _wanted(record: Record, key: str | None) -> bool:
-    """Whether a record has this key (hourly copies and dry runs, `KEY#…`, included) or is about this service."""
+    """Whether a record has this key (hourly copies and dry runs included) or is about this service."""
     if key is None:
         return True
-    found = (record.key or b"").decode(errors="replace")
-    if found == key or found.startswith(f"{key}#"):
+    if key in {keys.text_of(record.key), keys.service_of(record.key)}:
         return True
     value = value_of(record)
     return isinstance(value, dict) and value.get("service") == key
@@ -83,7 +83,7 @@ def print_json(record: Record) -> None:
             "partition": record.partition,
             "offset": record.offset,
             "timestamp_ms": record.timestamp_ms,
-            "key": None if record.key is None else record.key.decode(errors="replace"),
+            "key": None if record.key is None else keys.text_of(record.key),
             "value": value_of(record),
         },
     )
@@ -101,7 +101,7 @@ def value_of(record: Record) -> Any:
 
 def print_line(record: Record) -> None:
     """Place, time, key, and the fields that say most."""
-    key = "-" if record.key is None else record.key.decode(errors="replace")
+    key = "-" if record.key is None else keys.text_of(record.key)
     click.echo(f"{record.partition}@{record.offset}  {instant_text(record.timestamp_ms)}  {key}  {summary(value_of(record))}")
 
 
