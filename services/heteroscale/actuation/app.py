@@ -12,7 +12,7 @@ from heteroscale.actuation.dry_run import DryRunActuator
 from heteroscale.actuation.file import FileActuator
 from heteroscale.actuation.registrar import FileRegistrar, HttpRegistrar, Registrar
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings, Follow
-from heteroscale.actuation.signed_http import Endpoint
+from heteroscale.actuation.signed_http import Recipient
 from heteroscale.actuation.subscriber import (
     Acknowledger,
     Assignment,
@@ -111,12 +111,12 @@ def _registrar(settings: ActuatorSettings) -> Registrar | None:
     if where is None:
         return None
     if where.startswith(("http://", "https://")):
-        return HttpRegistrar(_endpoint(settings, where), settings.actuator_address)
+        return HttpRegistrar(_recipient(settings, where), settings.actuator_address)
     return FileRegistrar(Path(where), settings.actuator_address)
 
 
-def _endpoint(settings: ActuatorSettings, url: str) -> Endpoint:
-    return Endpoint(url=url, secret=settings.actuator_secret, timeout_ms=settings.actuator_timeout_ms)
+def _recipient(settings: ActuatorSettings, url: str) -> Recipient:
+    return Recipient(url=url, secret=settings.actuator_secret, timeout_ms=settings.actuator_timeout_ms)
 
 
 def _actuator(context: Context, settings: ActuatorSettings, acknowledge: Acknowledger, bell: Bell) -> Actuator:
@@ -129,7 +129,7 @@ def _actuator(context: Context, settings: ActuatorSettings, acknowledge: Acknowl
             return FileActuator(acknowledge, Path(directory))
         case ActuatorKind.WEBHOOK:
             url = _needed(settings.actuator_url, "HETEROSCALE_ACTUATOR_URL=https://host/path", "webhook")
-            return WebhookActuator(acknowledge, _endpoint(settings, url))
+            return WebhookActuator(acknowledge, _recipient(settings, url))
         case ActuatorKind.KUBERNETES:
             return _kubernetes(context, settings, acknowledge, bell)
         case _:

@@ -28,13 +28,13 @@ from heteroscale.actuation.kubernetes_plan import PodPatch, PodView
 from heteroscale.actuation.kubernetes_targets import ScaleTarget
 from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.contracts.names import ServiceName
+from heteroscale.runtime import retry_after
 from heteroscale.runtime.pod_watch import PodWatch
 
 CALL_LIMIT_S: Final = 15.0
 CONFLICT_PAUSE_S: Final = 0.1
 THROTTLE_PAUSE_S: Final = 2.0
 FORBIDDEN_PAUSE_S: Final = 30.0
-RETRY_AFTER_MAX_S: Final = 300.0
 _WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
 _ORDINALS: Final = ("leaderworkerset.sigs.k8s.io/group-index", "apps.kubernetes.io/pod-index")
 _TRAILING = re.compile(r"-(\d+)$")
@@ -208,15 +208,9 @@ def _ordinal(name: str, labels: Mapping[str, str]) -> int | None:
 
 
 def _resource(target: ScaleTarget) -> Any:
+    """The target's kind, as lightkube knows kinds (made once); under a name of its own, for it has some of them already."""
     group, version, plural = target.resource
-    key = (group, version, target.kind, plural)
-    if key not in _RESOURCES:
-        parent = create_namespaced_resource(f"{group}", version, f"Scaled{target.kind}", plural)
-        _RESOURCES[key] = parent
-    return _RESOURCES[key]
-
-
-_RESOURCES: Final[dict[tuple[str, str, str, str], Any]] = {}
+    return create_namespaced_resource(group, version, f"Scaled{target.kind}", plural)
 
 
 def _pairs(selector: str | None, target: ScaleTarget) -> dict[str, str]:
@@ -248,8 +242,8 @@ def _ours(error: httpx2.HTTPStatusError, what: str, right: str) -> Retryable:
     if code in {401, 403}:
         return Delayed(f"{what} is forbidden ({message}); grant: {right}", FORBIDDEN_PAUSE_S)
     if code == 429:
-        after = error.response.headers.get("Retry-After", "")
-        return Delayed(f"{what}: throttled", min(RETRY_AFTER_MAX_S, float(after)) if after.isdecimal() else THROTTLE_PAUSE_S)
+        after_s = retry_after.wait_s(error.response.headers)
+        return Delayed(f"{what}: throttled", THROTTLE_PAUSE_S if after_s is None else after_s)
     if 400 <= code < 500:
         return Delayed(f"{what}: {message}", FORBIDDEN_PAUSE_S)
     return Retryable(f"{what}: {message}")

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from heteroscale.actuation import files, signed_http
-from heteroscale.actuation.signed_http import SignedClient
+from heteroscale.actuation import files
+from heteroscale.actuation.signed_http import Recipient, SignedClient
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import Group, InstanceState, PlacedInstance, Placement
@@ -77,8 +77,8 @@ class FileRegistrar:
 class HttpRegistrar:
     """PUT URL/SERVICE, signed like a webhook: for a gateway, a router or a registry with such an API."""
 
-    def __init__(self, endpoint: signed_http.Endpoint, address: str) -> None:
-        self._client = SignedClient(endpoint)
+    def __init__(self, recipient: Recipient, address: str) -> None:
+        self._client = SignedClient(recipient)
         self._address = checked(address)
         self._known: dict[str, dict[str, list[Endpoint]]] = {}
 
@@ -87,7 +87,7 @@ class HttpRegistrar:
         found = endpoints(placement, self._address)
         if self._known.get(placement.service) == found.roles:
             return
-        url = f"{self._client.endpoint.url.rstrip('/')}/{quote(placement.service, safe='')}"
+        url = f"{self._client.recipient.url.rstrip('/')}/{quote(placement.service, safe='')}"
         await self._client.send("PUT", url, codec.encode(found), {})
         self._known[placement.service] = found.roles
 

@@ -16,15 +16,15 @@ import msgspec
 
 from heteroscale.actuation.desks import Delayed
 from heteroscale.contracts.errors import Retryable
+from heteroscale.runtime import retry_after
 from heteroscale.runtime.clock import SYSTEM, Clock
 
 REFUSED_PAUSE_S: Final = 60.0  # what the other side calls wrong does not get right by asking often
-RETRY_AFTER_MAX_S: Final = 300.0
 ANSWER_BYTES_MAX: Final = 1024 * 1024
 _LATER: Final = frozenset({408, 425, 429})
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Recipient(msgspec.Struct, frozen=True, kw_only=True):
     """Where to send. Without a secret nothing is signed."""
 
     url: str
@@ -33,31 +33,31 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignedClient:
-    """Connections to one endpoint."""
+    """Connections to one recipient."""
 
-    def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM) -> None:
-        self.endpoint = endpoint
+    def __init__(self, recipient: Recipient, clock: Clock = SYSTEM) -> None:
+        self.recipient = recipient
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         """JSON out, the body of a 2xx back. Raises Retryable for what may get better, Delayed where the wait is known."""
         known = {"Content-Type": "application/json", **headers}
-        if self.endpoint.secret is not None:
-            known["Heteroscale-Signature"] = signature(self.endpoint.secret, self._clock.now_ms(), body)
+        if self.recipient.secret is not None:
+            known["Heteroscale-Signature"] = signature(self.recipient.secret, self._clock.now_ms(), body)
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         try:
             async with (
-                asyncio.timeout(self.endpoint.timeout_ms / 1_000),
+                asyncio.timeout(self.recipient.timeout_ms / 1_000),
                 self._session.request(method, url, data=body, headers=known, allow_redirects=False) as response,
             ):
                 payload = await response.content.read(ANSWER_BYTES_MAX)
-                status, after = response.status, response.headers.get("Retry-After", "")
+                status, after_s = response.status, retry_after.wait_s(response.headers)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Retryable(f"{url}: {error or type(error).__name__}") from error
         if not 200 <= status < 300:
-            raise _refusal(f"{url}: HTTP {status} {payload[:200].decode(errors='replace')}".rstrip(), status, after)
+            raise _refusal(f"{url}: HTTP {status} {payload[:200].decode(errors='replace')}".rstrip(), status, after_s)
         return payload
 
     async def close(self) -> None:
@@ -66,10 +66,10 @@ class SignedClient:
             await self._session.close()
 
 
-def _refusal(what: str, status: int, after: str) -> Retryable:
+def _refusal(what: str, status: int, after_s: float | None) -> Retryable:
     """Soon if it may get better, when it says if it says, seldom if it calls the request wrong."""
-    if after.isdecimal():
-        return Delayed(what, min(RETRY_AFTER_MAX_S, float(after)))
+    if after_s is not None:
+        return Delayed(what, after_s)
     if status >= 500 or status in _LATER:
         return Retryable(what)
     return Delayed(what, REFUSED_PAUSE_S)

@@ -18,7 +18,7 @@ import msgspec
 
 from heteroscale.actuation import desired
 from heteroscale.actuation.file import Answer
-from heteroscale.actuation.signed_http import Endpoint, SignedClient
+from heteroscale.actuation.signed_http import Recipient, SignedClient
 from heteroscale.actuation.subscriber import Acknowledger, Assignment
 from heteroscale.contracts import codec
 from heteroscale.contracts.commands import Command
@@ -40,11 +40,11 @@ class WebhookAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class WebhookActuator:
     """Posts desired state, sends on what comes back."""
 
-    def __init__(self, acknowledge: Acknowledger, endpoint: Endpoint, clock: Clock = SYSTEM) -> None:
+    def __init__(self, acknowledge: Acknowledger, recipient: Recipient, clock: Clock = SYSTEM) -> None:
         self._acknowledge = acknowledge
-        self._client = SignedClient(endpoint, clock)
+        self._client = SignedClient(recipient, clock)
         self._taken: dict[str, str] = {}
-        self._logger = logs.logger(actuator="webhook", url=endpoint.url)
+        self._logger = logs.logger(actuator="webhook", url=recipient.url)
 
     async def place(self, assignment: Assignment[Placement]) -> float | None:
         """Post an assignment; acknowledge what the answer tells. Raises Retryable."""
@@ -69,7 +69,7 @@ class WebhookActuator:
     async def _post(self, wanted: desired.Desired) -> WebhookAnswer:
         """What was answered; an answer that cannot be understood is none. Raises Retryable."""
         key = {"Idempotency-Key": f"{quote(wanted.service, safe='')}/{wanted.version}"}
-        payload = await self._client.send("POST", self._client.endpoint.url, codec.encode(wanted), key)
+        payload = await self._client.send("POST", self._client.recipient.url, codec.encode(wanted), key)
         try:
             return codec.decode(WebhookAnswer, payload) if payload.strip() else WebhookAnswer()
         except Rejected as error:

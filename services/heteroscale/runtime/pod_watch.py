@@ -19,7 +19,7 @@ from lightkube.config import client_adapter
 from lightkube.core.exceptions import ConfigError
 from lightkube.resources.core_v1 import Pod
 
-from heteroscale.runtime import clock, logs
+from heteroscale.runtime import clock, logs, retry_after
 
 LIST_LIMIT_S: Final = 15.0
 CLOSE_LIMIT_S: Final = 2.0
@@ -122,7 +122,7 @@ class PodWatch:
             except _FAILURES as error:
                 self._failed(error)
             self._calm.set()
-            await asyncio.sleep(max(pause_s, _retry_after_s(self._error)))
+            await asyncio.sleep(max(pause_s, _asked_for_s(self._error)))
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
 
     def _failed(self, error: Exception) -> None:
@@ -210,9 +210,6 @@ def _version(pod: Pod) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _retry_after_s(error: Exception | None) -> float:
-    """What a throttling server asks for."""
-    if not isinstance(error, httpx2.HTTPStatusError):
-        return 0.0
-    after = error.response.headers.get("Retry-After", "")
-    return min(60.0, float(after)) if after.isdecimal() else 0.0
+def _asked_for_s(error: Exception | None) -> float:
+    """The pause that a throttling server asks for."""
+    return (retry_after.wait_s(error.response.headers) or 0.0) if isinstance(error, httpx2.HTTPStatusError) else 0.0

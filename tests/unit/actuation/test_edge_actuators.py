@@ -15,7 +15,7 @@ from heteroscale.actuation.desks import Delayed, Desks
 from heteroscale.actuation.file import FileActuator
 from heteroscale.actuation.registrar import FileRegistrar, HttpRegistrar
 from heteroscale.actuation.settings import ActuatorKind, ActuatorSettings, Follow
-from heteroscale.actuation.signed_http import Endpoint
+from heteroscale.actuation.signed_http import Recipient
 from heteroscale.actuation.subscriber import Acknowledger, Assignment
 from heteroscale.actuation.webhook import WebhookActuator
 from heteroscale.bus import catalogue, scan
@@ -128,7 +128,7 @@ async def test_a_webhook_is_signed_and_keeps_its_key(memory_log: Log, at_end: At
     await receiver.start(at_end)
     clock = ManualClock(5_000)
     for _ in range(2):
-        actuator = WebhookActuator(acknowledger(memory_log), Endpoint(url=receiver.url, secret="s3"), clock)  # noqa: S106
+        actuator = WebhookActuator(acknowledger(memory_log), Recipient(url=receiver.url, secret="s3"), clock)  # noqa: S106
         await actuator.place(assignment(("a", InstanceState.RESERVED), seq=7))
         await actuator.close()
         clock.advance(1_000)
@@ -151,7 +151,7 @@ async def test_what_a_webhook_answers_is_sent_on(memory_log: Log, at_end: AtEnd)
         web.json_response({"actuations": [{"instance": "a", "kind": "starting"}], "again_s": 2}),
         web.Response(text="<html>thanks</html>"),
     ]
-    actuator = WebhookActuator(acknowledger(memory_log), Endpoint(url=receiver.url))
+    actuator = WebhookActuator(acknowledger(memory_log), Recipient(url=receiver.url))
     at_end.append(actuator.close)
     assert 2 == await actuator.place(assignment(("a", InstanceState.RESERVED)))
     assert await actuator.place(assignment(("a", InstanceState.RESERVED))) is None
@@ -168,7 +168,7 @@ async def test_a_webhook_that_does_not_take_it_is_asked_again(
     receiver = Receiver()
     await receiver.start(at_end)
     receiver.answers = [web.Response(status=status, headers=headers)]
-    actuator = WebhookActuator(acknowledger(memory_log), Endpoint(url=receiver.url))
+    actuator = WebhookActuator(acknowledger(memory_log), Recipient(url=receiver.url))
     at_end.append(actuator.close)
     with pytest.raises(Retryable) as caught:
         await actuator.place(assignment(("a", InstanceState.RESERVED)))
@@ -179,7 +179,7 @@ async def test_an_affirmed_command_is_posted_once(memory_log: Log, at_end: AtEnd
     """By revision; what drains still runs and is counted."""
     receiver = Receiver()
     await receiver.start(at_end)
-    actuator = WebhookActuator(acknowledger(memory_log), Endpoint(url=receiver.url))
+    actuator = WebhookActuator(acknowledger(memory_log), Recipient(url=receiver.url))
     at_end.append(actuator.close)
     for revision, at_ms in ((1, 1), (1, 2), (2, 3)):
         await actuator.scale(Assignment(builders.command(revision=revision, at_ms=at_ms), None))
@@ -189,7 +189,7 @@ async def test_an_affirmed_command_is_posted_once(memory_log: Log, at_end: AtEnd
 
 async def test_a_webhook_that_is_away_is_retryable(memory_log: Log) -> None:
     """Nobody listens there."""
-    actuator = WebhookActuator(acknowledger(memory_log), Endpoint(url="http://127.0.0.1:9/scale", timeout_ms=500))
+    actuator = WebhookActuator(acknowledger(memory_log), Recipient(url="http://127.0.0.1:9/scale", timeout_ms=500))
     with pytest.raises(Retryable, match=r"127\.0\.0\.1:9"):
         await actuator.place(assignment(("a", InstanceState.RESERVED)))
     await actuator.close()
@@ -218,10 +218,10 @@ async def test_routes_are_put_to_a_registry(at_end: AtEnd) -> None:
     """PUT URL/SERVICE, signed, when the verdict changes and once after a start; while the registry is away the reason is Retryable."""
     receiver = Receiver()
     await receiver.start(at_end)
-    endpoint = Endpoint(url=receiver.url, secret="s3")  # noqa: S106
+    recipient = Recipient(url=receiver.url, secret="s3")  # noqa: S106
     up, held = builders.instance("a", state=InstanceState.READY, routable=True), builders.instance("b", state=InstanceState.READY)
     receiver.answers = [web.Response(status=503)]
-    routes = HttpRegistrar(endpoint, "http://{node}:8000")
+    routes = HttpRegistrar(recipient, "http://{node}:8000")
     at_end.append(routes.close)
     with pytest.raises(Retryable, match="503"):
         await routes.register(builders.placement("my chat", up, held, seq=1))
@@ -231,7 +231,7 @@ async def test_routes_are_put_to_a_registry(at_end: AtEnd) -> None:
     assert [("PUT", "/scale/my%20chat")] * 3 == [(request.method, request.path) for request in receiver.requests]
     listed = [orjson.loads(body)["roles"] for _, body in receiver.headers_and_bodies()]
     assert [["http://n-a:8000"], ["http://n-a:8000"], []] == [[one["address"] for one in roles.get("prefill", [])] for roles in listed]
-    again = HttpRegistrar(endpoint, "http://{node}:8000")
+    again = HttpRegistrar(recipient, "http://{node}:8000")
     at_end.append(again.close)
     await again.register(builders.placement("my chat", held, seq=3))
     headers, body = receiver.headers_and_bodies()[-1]
