@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import pytest
-
 from heteroscale.actuation.orders import is_newer_placement
 from heteroscale.bus.log import Log
 from heteroscale.contracts.actuations import ActuationKind
@@ -14,18 +12,12 @@ from heteroscale.contracts.placements import Placement
 from heteroscale.placement.inventory.protocol import Inventory
 from support.gangs import node
 from support.placement_driver import command
-from support.placement_stage import WORLDS, Stage, instances, world_of
+from support.placement_stage import Stage, instances
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 GPUS = {f"{fleet}{at}": 8 for fleet in ("east", "west") for at in range(6)}
 PERIOD_MS = 200
 K = ActuationKind
-
-
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
-    """A log and an inventory: both in memory, or both real."""
-    return world_of(request, at_end)
 
 
 async def emptied(stage: Stage, placed: Placement, revision: int, after_ms: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
-import pytest
 
 from heteroscale.bus.log import Log
 from heteroscale.contracts.actuations import ActuationKind
@@ -23,11 +23,11 @@ from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime import metrics
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
-from support import history
+from support import history, placement_stage
 from support.gangs import node
 from support.history import Recorder
 from support.placement_driver import command
-from support.placement_stage import WORLDS, Stage, instances, world_of
+from support.placement_stage import instances
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 GPUS = {f"n{at}": 8 for at in range(6)}
@@ -35,18 +35,7 @@ LEASE_MS = 1_000
 K = ActuationKind
 
 
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
-    """A log and an inventory: both in memory, or both real."""
-    return world_of(request, at_end)
-
-
-async def staged(log: Log, prefix: str, at_end: AtEnd) -> Stage:
-    """Topics and six nodes."""
-    stage = Stage(log, prefix)
-    at_end.append(stage.close)
-    await stage.build(*(node(name) for name in GPUS))
-    return stage
+staged = functools.partial(placement_stage.staged, names=GPUS)
 
 
 class Slow(Recorder):

@@ -23,7 +23,7 @@ from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from support.gangs import node
 from support.placement_driver import actuation, command
-from support.placement_stage import WORLDS, Stage, instances, world_of
+from support.placement_stage import Stage, instances
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 GPUS = {f"n{at}": 8 for at in range(9)}
@@ -53,12 +53,6 @@ class Deaf:
 
         member.poll = filtered  # type: ignore[method-assign, assignment] # for this test's member alone
         return member
-
-
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
-    """A log and an inventory: both in memory, or both real."""
-    return world_of(request, at_end)
 
 
 async def staged(

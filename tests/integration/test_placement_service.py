@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -17,9 +18,9 @@ from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.placement.inventory.memory import MemoryInventory
 from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.inventory.redis import RedisInventory
-from support.gangs import node
+from support import placement_stage
 from support.placement_driver import command
-from support.placement_stage import WORLDS, Stage, instances, redis_inventory, world_of
+from support.placement_stage import instances, redis_inventory
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 NODES = 9
@@ -27,18 +28,7 @@ GPUS = {f"n{at}": 8 for at in range(NODES)}
 K = ActuationKind
 
 
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest, at_end: AtEnd) -> tuple[Log, Inventory]:
-    """A log and an inventory: both in memory, or both real."""
-    return world_of(request, at_end)
-
-
-async def staged(log: Log, prefix: str, at_end: AtEnd) -> Stage:
-    """Topics and nine nodes."""
-    stage = Stage(log, prefix)
-    at_end.append(stage.close)
-    await stage.build(*(node(name) for name in sorted(GPUS)))
-    return stage
+staged = functools.partial(placement_stage.staged, names=GPUS)
 
 
 async def test_from_command_to_convergence(world: tuple[Log, Inventory], prefix: str, at_end: AtEnd) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from heteroscale.bus import connect
-from heteroscale.bus.log import Log, TopicPartition
+from heteroscale.bus.log import Log
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.placements import Placement
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.topics import Topic
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator.crew import Tasks
@@ -19,24 +19,9 @@ from heteroscale.simulator.embedded import Embedded
 from heteroscale.simulator.play import play
 from heteroscale.simulator.world import Scene
 from support.simulation_cast import scene
+from support.topic_values import values
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
-
-
-async def values(log: Log, prefix: str, topic: Topic) -> list[bytes]:
-    """All values of a topic, partition by partition."""
-    name = topic_name(prefix, topic)
-    places = [TopicPartition(name, index) for index in range(CATALOGUE[topic].partitions)]
-    begin, end = await log.begin_offsets(places), await log.end_offsets(places)
-    found: dict[int, list[bytes]] = {}
-    reader = log.reader(begin)
-    try:
-        while any(position < end[at] for at, position in reader.positions().items()):
-            for record in await reader.poll(timeout_ms=1_000):
-                found.setdefault(record.partition, []).append(record.value or b"")
-    finally:
-        await reader.close()
-    return [value for _, part in sorted(found.items()) for value in part]
 
 
 async def decided(here: Scene, log: Log) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from heteroscale.bus.log import TopicPartition
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.signals import RoleSignal, SignalWindow
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.topics import Topic
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator import closing, direct, offline, world
@@ -27,6 +26,7 @@ from heteroscale.simulator.play import Played, play
 from heteroscale.simulator.traffic import REQUESTS
 from heteroscale.simulator.world import Scene
 from support.simulation_cast import START_MS, scene
+from support.topic_values import values
 
 
 @pytest.fixture(autouse=True)
@@ -64,15 +64,6 @@ async def through_services(here: Scene) -> tuple[Played, MemoryLog]:
     """The scene with all services over the log in memory."""
     log = MemoryLog()
     return await play(here, log, Tasks(log, here.prefix, Embedded().services()), lambda _: None, timeout_s=30.0), log
-
-
-async def values(log: MemoryLog, prefix: str, topic: Topic) -> list[bytes]:
-    """All values of a topic."""
-    found = []
-    for index in range(CATALOGUE[topic].partitions):
-        reader = log.reader({TopicPartition(topic_name(prefix, topic), index): 0})
-        found += [record.value or b"" for record in await reader.poll(timeout_ms=0, records_max=1_000_000)]
-    return found
 
 
 def counted(signal: RoleSignal) -> tuple[int, int, int]:

@@ -14,13 +14,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from heteroscale.bus.log import TopicPartition
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.cli.main import cli
 from heteroscale.console import closing_table, live
 from heteroscale.contracts import codec
 from heteroscale.contracts.placements import InstanceState, Placement
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
+from heteroscale.contracts.topics import Topic
 from heteroscale.decision.law.ratio import derive
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
@@ -31,6 +30,7 @@ from heteroscale.simulator.play import Played, play
 from heteroscale.simulator.view import View
 from heteroscale.simulator.world import Scene
 from support.simulation_cast import scene
+from support.topic_values import values
 
 SUMMARY = [
     "policy", "seed", "hours", "gpu_hours", "gpu_hours_static_peak", "gpu_util", "gpu_util_by_role", "slo_attainment", "ttft_attainment",
@@ -64,15 +64,6 @@ async def embedded(here: Scene) -> tuple[Played, MemoryLog, Embedded, list[View]
     log, parts, views = MemoryLog(), Embedded(), list[View]()
     played = await play(here, log, Tasks(log, here.prefix, parts.services()), views.append, timeout_s=30.0)
     return played, log, parts, views
-
-
-async def values(log: MemoryLog, prefix: str, topic: Topic) -> list[bytes]:
-    """All values of a topic, partition by partition."""
-    found = []
-    for index in range(CATALOGUE[topic].partitions):
-        reader = log.reader({TopicPartition(topic_name(prefix, topic), index): 0})
-        found += [record.value or b"" for record in await reader.poll(timeout_ms=0, records_max=1_000_000)]
-    return found
 
 
 async def test_a_played_day_places_all_keeps_the_pair_and_leaks_nothing() -> None:
@@ -113,8 +104,9 @@ async def test_an_s1_fails_and_after_healing_the_loop_settles() -> None:
 HASHING = """
 import asyncio, hashlib, sys
 sys.path.insert(0, sys.argv[1])
-from test_whole_loop import embedded, values
+from test_whole_loop import embedded
 from support.simulation_cast import scene
+from support.topic_values import values
 from heteroscale.contracts.topics import Topic
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
@@ -179,7 +171,7 @@ def test_any_interval_and_placement_can_be_played(files: list[str], tmp_path: Pa
 
 def test_simulate_refuses_what_makes_no_sense(files: list[str]) -> None:
     """Exit 2 and a message that names the option and what there is."""
-    for extra, expected in ((["--policy", "magic"], "hpa-gpu"), (["--fault", "s1:nowhere@1m"], "a0"), (["--scale", "0"], "above 0")):
+    for extra, expected in ((["--policy", "magic"], "hpa-gpu"), (["--fault", "s1:nowhere@1m"], "a0"), (["--scale", "0"], "0<x")):
         done = CliRunner().invoke(cli, ["simulate", *files, *extra])
         assert 2 == done.exit_code
         assert expected in done.stderr

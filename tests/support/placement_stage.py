@@ -27,6 +27,7 @@ from heteroscale.placement.settings import PlacementSettings
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from support import builders, history
+from support.gangs import node
 
 AtEnd = list[Callable[[], Awaitable[None]]]
 PATIENCE_S = 20.0
@@ -179,3 +180,11 @@ class Stage:
 def instances(placement: Placement) -> list[PlacedInstance]:
     """All instances of a Placement."""
     return [one for group in placement.groups for one in group.instances]
+
+
+async def staged(log: Log, prefix: str, at_end: AtEnd, names: Iterable[str]) -> Stage:
+    """Topics and nodes of 8 GPUs each; let go of when the test is over."""
+    stage = Stage(log, prefix)
+    at_end.append(stage.close)
+    await stage.build(*(node(name) for name in names))
+    return stage
