@@ -118,7 +118,9 @@ class KubernetesActuator:
 
     async def _change(self, target: ScaleTarget, steps: Steps, replicas: int, version: str) -> None:
         if not self._settings.actuator_apply:
-            self._tell(target, "would_change", replicas=steps.replicas, patches=len(steps.patches), delete=steps.delete)
+            differs = steps.replicas != replicas or bool(steps.patches or steps.delete)
+            pods = {"patch": [patch.pod for patch in steps.patches], "delete": steps.delete}
+            self._tell(target, "would_change", holds=differs, before=replicas, replicas=steps.replicas, **pods)
             return
         for patch in steps.patches:
             await self._api.patch_pod(target, patch, self.clock.now_ms())

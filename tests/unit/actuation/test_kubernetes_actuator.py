@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import structlog
 
 from heteroscale.actuation import kubernetes as kubernetes_module
 from heteroscale.actuation import kubernetes_plan, kubernetes_targets
@@ -422,12 +423,19 @@ async def test_an_ordered_target_never_loses_a_replica_that_serves(stage: Build)
 
 
 async def test_a_dry_run_changes_nothing_and_says_nothing_back(stage: Build) -> None:
-    """Only reads."""
+    """Only reads. It says once what it would do, and nothing where there is nothing to do."""
     one = await stage(actuator_apply=False)
-    one.cluster.add_pod("chat-prefill", "x")
-    await one.look(placed("a", R))
+    with structlog.testing.capture_logs() as lines:
+        await one.look()
+        assert [] == lines
+        for _ in range(2):
+            await one.look(placed("a", R))
+        one.cluster.add_pod("chat-prefill", "x")
+        await one.look(placed("a", R))
     assert {method for method, _ in one.cluster.calls} <= {"GET", "WATCH"}
     assert [] == one.heard.all
+    told = [(line["event"], line["before"], line["replicas"], line["patch"], line["delete"]) for line in lines]
+    assert [("would_change", 0, 1, [], []), ("would_change", 0, 1, ["x"], [])] == told
 
 
 async def test_other_clusters_and_other_services_are_none_of_its_business(stage: Build) -> None:
