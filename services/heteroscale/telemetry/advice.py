@@ -57,6 +57,7 @@ _ANY: Final = {
     "sm_active": "uncomment DCGM_FI_PROF_SM_ACTIVE in the DCGM exporter's counters file (off by default), and give --dcgm",
     "started_at_ms": "nothing to turn on: resets are then told by counters alone",
 }
+_FIRST_REQUEST: Final = "where that is so, the series appears with the first request"  # prometheus_client shows labelled series once used
 _SGLANG: Final = "start the server with --enable-metrics"
 _TRTLLM: Final = (
     "serve with `return_perf_metrics: true` in the options file (trtllm-serve --config, in older releases --extra_llm_api_options)"
@@ -70,10 +71,10 @@ _CURES: Final[Mapping[str, Mapping[str, str]]] = {
         "cached_prompt_tokens": "start the server without --no-enable-prefix-caching; the V0 engine has no such counter",
     },
     "sglang": {
-        "": _SGLANG,
+        "": f"{_SGLANG}; {_FIRST_REQUEST}",
         "cached_prompt_tokens": f"{_SGLANG} and without --disable-radix-cache; the series appears with the first hit",
     },
-    "trtllm": {"": _TRTLLM, "running": _TRTLLM_LOOP, "waiting": _TRTLLM_LOOP, "kv_usage": _TRTLLM_LOOP},
+    "trtllm": {"": f"{_TRTLLM}; {_FIRST_REQUEST}", "running": _TRTLLM_LOOP, "waiting": _TRTLLM_LOOP, "kv_usage": _TRTLLM_LOOP},
     "tgi": {
         "cached_prompt_tokens": "not exposed by this engine",
         "ttft": "not exposed by this engine; guard on tbt instead",

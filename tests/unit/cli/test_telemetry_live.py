@@ -59,6 +59,7 @@ def test_check_of_a_page_that_is_not_enough_is_exit_code_1(tmp_path: Path) -> No
     assert 1 == result.exit_code
     assert "NOT enough" in result.stdout
     assert "--enable-metrics" in result.stdout
+    assert "with the first request" in result.stdout, "an idle engine with the flag on shows no counter either"
 
 
 def test_check_of_an_unknown_page_says_what_each_engine_needs(engine: str) -> None:
