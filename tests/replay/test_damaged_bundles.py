@@ -106,6 +106,29 @@ def test_an_unknown_schema_is_not_replayable(source: Path, tmp_path: Path) -> No
     assert any("incident.placements.v1/2@5" in text for stage in verdict.stages for text in stage.unreplayable)
 
 
+def test_a_record_that_two_stages_need_is_not_replayable_in_both(source: Path, tmp_path: Path) -> None:
+    """A window that cannot be read stops the signals and the decisions with its place, and the placements go on."""
+    edit = {5: b'{"service":"chat"}'}
+    other = incidents.tampered(
+        source, tmp_path / "other", Topic.SIGNALS, lambda record: record._replace(value=edit.get(record.offset, record.value))
+    )
+    verdict = verify.verify(bundle.open_folder(other))
+    assert 2 == verdict.exit_code
+    told = {stage.stage: [text for text in stage.unreplayable if "incident.signals.v1/2@5" in text] for stage in verdict.stages}
+    assert {StageName.SIGNALS: 1, StageName.DECISIONS: 1, StageName.PLACEMENTS: 0} == {stage: len(texts) for stage, texts in told.items()}
+    assert verdict.stage(StageName.PLACEMENTS).compared
+
+
+def test_a_partition_that_is_no_number_is_refused(source: Path) -> None:
+    """The manifest is named, and where in it."""
+    path = source / manifest.NAME
+    about = json.loads(path.read_text())
+    about["topics"]["signals.v1"]["partitions"]["two"] = {"from_offset": 0, "next_offset": 0, "records": 0}
+    path.write_text(json.dumps(about))
+    with pytest.raises(Rejected, match=r"'two' is no partition number.*signals\.v1"):
+        bundle.open_folder(source)
+
+
 def test_an_unknown_field_is_read_over(source: Path, tmp_path: Path) -> None:
     """A newer writer that added a field changes nothing."""
     other = incidents.tampered(

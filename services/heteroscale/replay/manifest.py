@@ -103,6 +103,11 @@ def read(payload: bytes, place: str) -> Manifest:
         cure = "use the release that wrote it" if head.version < VERSION else "a newer release wrote it; upgrade"
         raise Rejected("unknown_version", f"format version {head.version}, and this build reads {VERSION}; {cure}", place)
     try:
-        return msgspec.json.decode(payload, type=Manifest)
+        whole = msgspec.json.decode(payload, type=Manifest)
     except msgspec.MsgspecError as error:
         raise Rejected("invalid", str(error), place) from error
+    for name, topic in whole.topics.items():
+        strange = next((key for key in topic.partitions if not (key.isascii() and key.isdigit())), None)
+        if strange is not None:
+            raise Rejected("invalid", f"{strange!r} is no partition number - at `$.topics.{name}.partitions`", place)
+    return whole
