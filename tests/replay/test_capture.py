@@ -10,7 +10,7 @@ import pytest
 
 from heteroscale.bus.log import Entry, TopicPartition
 from heteroscale.bus.memory import MemoryLog
-from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.errors import Rejected, Retryable
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.replay import archive, bundle, frames, verify
 from heteroscale.replay.capture import Wanted, capture
@@ -177,3 +177,26 @@ async def test_a_folder_that_holds_something_is_left_alone(burst: Path) -> None:
     log = await restored(burst)
     with pytest.raises(Rejected, match="not an empty directory"):
         await incidents.bundle_of(log, burst)
+
+
+async def test_a_time_without_records_is_refused_with_the_time_that_has_some(burst: Path, tmp_path: Path) -> None:
+    """Nothing in the range is no identical replay of nothing; no folder is left."""
+    log = await restored(burst)
+    with pytest.raises(Rejected, match="there are decisions from 2026-01-04T23:") as caught:
+        await capture(log, Wanted(incidents.PREFIX, Span(from_ms=0, to_ms=1)), tmp_path / "none")
+    assert ("empty", False) == (caught.value.code, (tmp_path / "none").exists())
+
+
+async def test_a_capture_that_fails_leaves_nothing(burst: Path, tmp_path: Path) -> None:
+    """Half a bundle would stand in the way of the next try."""
+    log = await restored(burst)
+    span = bundle.open_folder(burst).manifest.window
+
+    def fails(topic: str, _records: int) -> None:
+        if topic == Topic.DECISIONS.value:
+            raise Retryable("the log went away")
+
+    with pytest.raises(Retryable):
+        await capture(log, Wanted(incidents.PREFIX, span), tmp_path / "half", fails)
+    assert not (tmp_path / "half").exists()
+    await capture(log, Wanted(incidents.PREFIX, span), tmp_path / "half")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ import msgspec
 
 from heteroscale.bus.log import Record
 from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.replay import frames, manifest
 from heteroscale.replay.frames import FrameWriter
@@ -121,7 +123,7 @@ class BundleWriter:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise Rejected("exists", "exists already and is not an empty directory; name another with -o", str(folder))
         self.folder = folder
-        self._prefix = prefix
+        self.prefix = prefix
         (folder / TOPICS).mkdir(parents=True, exist_ok=True)
         self._writers: dict[Topic, FrameWriter] = {}
         self._taken: dict[Topic, dict[int, Taken]] = {}
@@ -140,6 +142,13 @@ class BundleWriter:
         if topic is Topic.DECISIONS and record.value is not None:
             self._decisions.write(record.value + b"\n")
 
+    def discard(self) -> None:
+        """Take away what was written: half a bundle is none."""
+        self._decisions.close()
+        for writer in self._writers.values():
+            writer.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def finish(self, about: Manifest, readme: str) -> Manifest:
         """Close the files and write the manifest: `about` with topics, cuts and files filled in."""
         self._decisions.close()
@@ -153,7 +162,7 @@ class BundleWriter:
         for name in (DECISIONS, README):
             files[name] = mark_of(self.folder / name)
         cuts = {
-            f"{topic_name(self._prefix, topic)}-{partition}": one.next_offset
+            f"{topic_name(self.prefix, topic)}-{partition}": one.next_offset
             for topic, parts in sorted(self._taken.items())
             for partition, one in sorted(parts.items())
         }
@@ -201,6 +210,14 @@ class Bundle:
     def at(self, topic: Topic, partition: int) -> str:
         """`topic-partition`, as cuts name it."""
         return f"{self.name(topic)}-{partition}"
+
+    def of(self, services: Iterable[ServiceName]) -> Bundle:
+        """The same bundle, asked about some of its services only. Raises Rejected (`unknown_service`)."""
+        wanted = sorted(set(services))
+        strange = next((name for name in wanted if name not in self.manifest.services), None)
+        if strange is not None:
+            raise Rejected("unknown_service", f"is not in this bundle; it has {', '.join(self.manifest.services)}", strange)
+        return Bundle(self.folder, msgspec.structs.replace(self.manifest, services=wanted))
 
     def parts(self, topic: Topic) -> dict[int, Part]:
         """What is held of each partition of a topic."""

@@ -66,14 +66,24 @@ async def capture(log: Log, wanted: Wanted, folder: Path, progress: Progress | N
     """Write a bundle directory. Raises Rejected (`unknown_service`, `empty`, `no_topics`, `exists`), Retryable."""
     planner = _Planner(log, wanted)
     plan = await planner.plan()
-    tell = progress or (lambda _topic, _records: None)
     redactor = Redactor(wanted.fields, {})
     if wanted.pseudonyms:
         names = await collect(_all_records(log, plan), wanted.pseudonyms)
         redactor = Redactor(wanted.fields, names, plan.peers | plan.fleets)
     writer = BundleWriter(folder, wanted.prefix)
+    try:
+        await _copy(log, plan, redactor, writer, progress or (lambda _topic, _records: None))
+        about = _about(wanted, plan)
+        return writer.finish(about, _readme(about))
+    except BaseException:
+        writer.discard()
+        raise
+
+
+async def _copy(log: Log, plan: _Plan, redactor: Redactor, writer: BundleWriter, tell: Progress) -> None:
+    """The records of the ranges, topic by topic."""
     for topic in Topic:
-        ranges = {at: (start, plan.ends[at]) for at, start in sorted(plan.starts.items()) if at.topic == topic_name(wanted.prefix, topic)}
+        ranges = {at: (start, plan.ends[at]) for at, start in sorted(plan.starts.items()) if at.topic == topic_name(writer.prefix, topic)}
         for at, (start, end) in ranges.items():
             first = min([start, *(one.offset for one in plan.stragglers if one.at == at)])
             writer.covers(topic, at.partition, Taken(first, end, missing=plan.missing.get(at)))
@@ -86,7 +96,11 @@ async def capture(log: Log, wanted: Wanted, folder: Path, progress: Progress | N
                     writer.write(topic, redactor.record(topic, record))
                     count += 1
             tell(topic.value, count)
-    about = Manifest(
+
+
+def _about(wanted: Wanted, plan: _Plan) -> Manifest:
+    """What the manifest says before anything is written."""
+    return Manifest(
         format=manifest.FORMAT,
         version=manifest.VERSION,
         made=Made(heteroscale=version("heteroscale"), policy_version=POLICY_VERSION),
@@ -101,7 +115,6 @@ async def capture(log: Log, wanted: Wanted, folder: Path, progress: Progress | N
         },
         redactions=manifest.Redactions(fields=sorted(wanted.fields), pseudonyms=sorted(wanted.pseudonyms)),
     )
-    return writer.finish(about, _readme(about))
 
 
 class _Planner:
@@ -128,7 +141,22 @@ class _Planner:
         await self._whole(plan, Topic.FLEET)
         await self._of_services(plan)
         await self._of_fleets(plan)
+        whole = {topic_name(self._prefix, topic) for topic in (Topic.SPECS, Topic.FLEET)}
+        if all(start >= plan.ends[at] for at, start in plan.starts.items() if at.topic not in whole):
+            span = self._wanted.window
+            what = f"nothing was recorded from {instant_text(span.from_ms)} to {instant_text(span.to_ms)}"
+            raise Rejected("empty", f"{what}; {await self._held(services)}", topic_name(self._prefix, Topic.DECISIONS))
         return plan
+
+    async def _held(self, services: Iterable[ServiceName]) -> str:
+        """From when to when there are decisions."""
+        places = await self._homes(Topic.DECISIONS, services)
+        begins, ends = await self._log.begin_offsets(places), await self._log.end_offsets(places)
+        edges = [(at, offset) for at in places if begins[at] < ends[at] for offset in (begins[at], ends[at] - 1)]
+        stamps = [stamp for at, offset in edges if (stamp := await self._stamp(at, offset)) is not None]
+        if not stamps:
+            return "there is no decision at all"
+        return f"there are decisions from {instant_text(min(stamps))} to {instant_text(max(stamps))}"
 
     async def _specs(self) -> dict[ServiceName, list[ServiceSpec]]:
         found: dict[ServiceName, list[ServiceSpec]] = {}

@@ -74,7 +74,8 @@ def windows(
 def verify(recorded: Recorded, result: StageResult, *, restart_every: int | None = None) -> StageResult:
     """Hold every recorded window of the bundle's span against what the telemetry gives."""
     span, tally = recorded.bundle.manifest.window, _Tally(result)
-    expected = {name: _Expected(recorded, name, result) for name in sorted(recorded.windows)}
+    asked = recorded.bundle.manifest.services
+    expected = {name: _Expected(recorded, name, result) for name in sorted(recorded.windows) if name in asked}
     for gap in _gaps(recorded):
         result.gaps.append(gap)
     for window in windows(recorded, edit=tally, restart_every=restart_every):
@@ -167,7 +168,8 @@ def _gaps(recorded: Recorded) -> Iterator[Gap]:
             span = part.missing
             what = f"telemetry from {instant_text(span.from_ms)} to {instant_text(span.to_ms)} had been deleted"
             yield Gap(f"{recorded.bundle.at(Topic.TELEMETRY, partition)}", what, span.from_ms, span.to_ms)
-    begun = [one for service in sorted(recorded.windows) if (one := _begun_before(recorded, service, parts)) is not None]
+    asked = (service for service in sorted(recorded.windows) if service in recorded.bundle.manifest.services)
+    begun = [one for service in asked if (one := _begun_before(recorded, service, parts)) is not None]
     if begun:
         found = min(begun, key=lambda one: (one.message.end_ms, one.message.service))
         inputs = found.message.inputs
