@@ -15,6 +15,7 @@ from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.topics import Topic
 from heteroscale.replay import archive, bundle, explain, overrides, whatif
 from heteroscale.replay.decider import Theirs
+from heteroscale.replay.other_windows import Windows
 from heteroscale.replay.recorded import Recorded
 from heteroscale.replay.whatif import Answer, Case, Step
 from support import incidents
@@ -150,3 +151,75 @@ def test_without_an_instance_its_share_is_missing(recorded: Recorded) -> None:
     assert step.window.roles["decode"].instances.serving - 1 == step.other_window.roles["decode"].instances.serving
     with pytest.raises(Rejected, match="no instance and no node"):
         whatif.ask(recorded, Case(without=("nobody",)))
+
+
+def test_other_window_settings_make_the_windows_again() -> None:
+    """A wider window is made from the telemetry; the first ones, which would reach back too far, stay as recorded, and a note says so."""
+    with archive.opened(FOLDER / "switch-lost.tar.zst") as found:
+        recorded = Recorded(found)
+        spec = recorded.specs["chat"][-1][1] or pytest.fail("there is no spec")
+        wider_ms = spec.window.size.ms + spec.window.hop.ms
+        answer, steps = asked(recorded, f"window.size={wider_ms // 1000}s")
+        since_ms = found.manifest.window.from_ms + spec.window.hop.ms
+    assert (None, True) == (answer.horizon_ms, answer.reworded > 0)
+    assert all(step.other_window == step.window for step in steps if step.window.end_ms <= since_ms)
+    made = [step.other_window for step in steps if step.window.end_ms > since_ms]
+    assert len(made) >= 30
+    assert {wider_ms} == {window.end_ms - window.start_ms for window in made}
+    assert any("are the recorded ones" in note for note in answer.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("window.hop=30s", "instant of its own"), ("nobody:priority=1", "there are chat"), ("fleet=other", "cannot be another")],
+)
+def test_what_a_replay_cannot_be_asked_is_refused(recorded: Recorded, text: str, says: str) -> None:
+    """Another hop, a service that is not in the bundle, another name: an answer would be an untruth."""
+    with pytest.raises(Rejected, match=says):
+        asked(recorded, text)
+
+
+def test_windows_of_the_lead_in_stay_as_recorded(recorded: Recorded) -> None:
+    """Telemetry from before the bundle's window is not whole, so a window from there is never made again; after it, none is made up."""
+    shelf = recorded.windows["chat"]
+    known = {("chat", shelf[3].message.end_ms): shelf[3].message}
+    windows = Windows(known, {"chat": shelf[2].message.end_ms})
+    expected = [shelf[1].message, shelf[2].message, shelf[3].message, None]
+    assert expected == [windows.instead_of(shelf[number].message) for number in (1, 2, 3, 4)]
+
+
+def _checkout(folder: Path, controller: str) -> Path:
+    """The tree itself by links, with something added to its controller."""
+    source, here = ROOT / "services" / "heteroscale", folder / "services" / "heteroscale"
+    (here / "decision").mkdir(parents=True)
+    for path in source.iterdir():
+        if path.name != "decision":
+            (here / path.name).symlink_to(path)
+    for path in (source / "decision").iterdir():
+        if path.name != "controller.py":
+            (here / "decision" / path.name).symlink_to(path)
+    (here / "decision" / "controller.py").write_text((source / "decision" / "controller.py").read_text() + controller)
+    return folder
+
+
+def test_what_another_checkout_prints_is_no_answer(recorded: Recorded, tmp_path: Path) -> None:
+    """A print in it goes to stderr, and the pipe stays whole."""
+    noisy = _checkout(tmp_path, "\n\nprint('loud')\n")
+    [answer] = whatif.ask(recorded, Case(decider=lambda: Theirs(noisy)))
+    assert (None, 65) == (answer.horizon_ms, answer.decisions)
+
+
+def test_a_checkout_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    """Python would have taken the installed package instead, and said that nothing changes."""
+    (tmp_path / "heteroscale" / "decision").mkdir(parents=True)
+    (tmp_path / "heteroscale" / "decision" / "controller.py").write_text("POLICY_VERSION = 1\n")
+    with pytest.raises(Rejected, match="not whole"):
+        Theirs(tmp_path)
+
+
+def test_a_policy_that_decides_nothing_leaves_the_recorded_course_whole(recorded: Recorded, tmp_path: Path) -> None:
+    """Its column is empty, a note says why, and the recorded figures are those of all decisions."""
+    mute = _checkout(tmp_path, "\n\n_step = step\n\n\ndef step(*given):\n    return _step(*given)[0], NOTHING\n")
+    [answer] = whatif.ask(recorded, Case(decider=lambda: Theirs(mute)))
+    assert (None, 65) == (answer.simulated, answer.before.decisions + answer.recorded.decisions)
+    assert any("gave no decision at the horizon" in note for note in answer.notes)

@@ -26,7 +26,9 @@ SHOWN: Final = 40
 
 def lines(answers: Sequence[Answer], *, diff: bool) -> Iterator[str]:
     """All services."""
-    for answer in answers:
+    for number, answer in enumerate(answers):
+        if number:
+            yield ""
         yield from _service(answer, diff=diff)
 
 
@@ -40,6 +42,7 @@ def _service(answer: Answer, *, diff: bool) -> Iterator[str]:
             yield f"  {answer.reworded} decisions would have had other stages, with the same action"
         yield ""
         yield from _rows((("recorded and instead", answer.before, 24),))
+        yield from _notes(answer)
         return
     yield f"{answer.service}: exact up to {instant_text(answer.horizon_ms)}, the first changed action (the horizon)"
     first = answer.changed[0]
@@ -66,6 +69,10 @@ def _table(answer: Answer) -> Iterator[str]:
     startup = "" if answer.startup_ms is None else f", start-up {answer.startup_ms / 1000:g} s"
     if answer.simulated is not None:
         yield f"  simulated: demand as recorded{startup}; the two simulated columns are the ones to compare"
+    yield from _notes(answer)
+
+
+def _notes(answer: Answer) -> Iterator[str]:
     for note in answer.notes:
         yield f"  note: {note}"
 

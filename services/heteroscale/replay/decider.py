@@ -21,6 +21,7 @@ from heteroscale.decision import controller
 from heteroscale.decision.controller import ServiceState, Tombstone
 from heteroscale.replay.decision_stage import source_of, with_spec
 
+END_WITHIN_S = 10
 SCRIPT = Path(__file__).with_name("foreign.py")
 
 
@@ -96,7 +97,11 @@ class Theirs:
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(SCRIPT), str(root.resolve())], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self.policy_version = int(self._ask({"kind": "hello"})["policy_version"])
+        try:
+            self.policy_version = int(self._ask({"kind": "hello"})["policy_version"])
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, state: ServiceState) -> None:
         """Start from a state."""
@@ -126,7 +131,11 @@ class Theirs:
             self._process.stdin.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process.wait(timeout=10)
+        try:
+            self._process.wait(timeout=END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -139,7 +148,7 @@ class Theirs:
         except OSError as error:
             raise Rejected("policy", f"ended early: {error}", self._name) from error
         if not line:
-            raise Rejected("policy", f"ended with exit code {self._process.wait(timeout=10)}; see its message above", self._name)
+            raise Rejected("policy", f"ended with exit code {self._process.wait(timeout=END_WITHIN_S)}; see its message above", self._name)
         answer: dict[str, Any] = msgspec.json.decode(line)
         if "error" in answer:
             raise Rejected("policy", str(answer["error"]), self._name)

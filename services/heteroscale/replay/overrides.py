@@ -18,6 +18,7 @@ from heteroscale.decision.specs.problems import nearest
 
 _STEP = re.compile(r"([A-Za-z_][\w-]*)|\[(\d+)\]|\.")
 STAMPED = ("revision", "applied_at_ms", "applied_by", "reason")
+IDENTITY = ("service", "fleet")
 
 
 class Override(msgspec.Struct, frozen=True):
@@ -47,11 +48,21 @@ def parse(text: str) -> Override:
             steps.append(int(found[2]))
     if end != len(path_text) or not steps:
         raise Rejected("override", f"{path_text!r} is no field path; write it such as signals[0].target", text)
+    if steps[0] in IDENTITY:
+        raise Rejected("override", f"{steps[0]} says what the recording is of, and cannot be another one in a replay", text)
     try:
         value = yaml.safe_load(right)
     except yaml.YAMLError as error:
         raise Rejected("override", f"{right!r} is no value: {error}", text) from error
     return Override(text, tuple(steps), value, service if colon else None)
+
+
+def check_services(overrides: Iterable[Override], services: Iterable[ServiceName]) -> None:
+    """Every override that names a service names a known one. Raises Rejected (`unknown_service`)."""
+    known = sorted(services)
+    for one in overrides:
+        if one.service is not None and one.service not in known:
+            raise Rejected("unknown_service", f"there is no service {one.service}; there are {', '.join(known)}", one.text)
 
 
 def applied(spec: ServiceSpec, overrides: Iterable[Override]) -> ServiceSpec:

@@ -7,27 +7,25 @@ with the other. Every figure from it says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from heteroscale.bus.log import Record
-from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.errors import Rejected
-from heteroscale.contracts.names import InstanceName, NodeName, ServiceName
+from heteroscale.contracts.names import ServiceName
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.contracts.telemetry import Samples
-from heteroscale.replay import decision_stage, handover, signal_stage
+from heteroscale.contracts.units import instant_text
+from heteroscale.replay import decision_stage, handover, other_windows
 from heteroscale.replay.decider import Decided, Decider, Ours
 from heteroscale.replay.decision_stage import Cue
 from heteroscale.replay.demand import Demand, Startups
 from heteroscale.replay.figures import Figures, Ledger
 from heteroscale.replay.handover import Handover
-from heteroscale.replay.overrides import Override, applied
+from heteroscale.replay.overrides import Override, applied, check_services
 from heteroscale.replay.recorded import Recorded
 
 
@@ -100,16 +98,16 @@ Watch = Callable[[Step], None]
 
 def ask(recorded: Recorded, case: Case, watch: Watch = lambda _step: None) -> list[Answer]:
     """Every service of the bundle, under the case; `watch` hears of each step in order. Raises Rejected."""
-    windows = _windows_without(recorded, case.without) if case.without else {}
-    world = _World(recorded, windows, Demand(recorded))
+    check_services(case.overrides, recorded.bundle.manifest.services)
+    world = _World(recorded, other_windows.made_again(recorded, case.overrides, case.without), Demand(recorded))
     return [_Service(world, service, case, watch).ask() for service in sorted(recorded.bundle.manifest.services)]
 
 
 class _World(NamedTuple):
-    """What all services of a bundle share. `windows`: those that are other ones under the case."""
+    """What all services of a bundle share. `windows`: null if the case leaves them as they were recorded."""
 
     recorded: Recorded
-    windows: Mapping[tuple[ServiceName, int], SignalWindow]
+    windows: other_windows.Windows | None
     demand: Demand
 
 
@@ -162,8 +160,11 @@ class _Service:
             simulated_as_recorded=simulated[0],
             simulated=simulated[1],
             startup_ms=took[len(took) // 2] if took else None,
-            notes=list(dict.fromkeys(self._notes)),
+            notes=list(dict.fromkeys([*self._notes, *self._of_windows()])),
         )
+
+    def _of_windows(self) -> list[str]:
+        return [] if self._windows is None else self._windows.notes(self._service)
 
     def _to_horizon(self, cues: Iterator[Cue], ours: Ours, theirs: Decider) -> _Horizon | None:
         """Decide as recorded and otherwise, until an action differs."""
@@ -176,7 +177,10 @@ class _Service:
                 theirs.place(placement.message, placement.record)
                 self._placed = placement.record.offset + 1
             window = cue.window.message
-            other = self._windows.get((self._service, window.end_ms), window)
+            other = window if self._windows is None else self._windows.instead_of(window)
+            if other is None:
+                self._notes.append(f"decisions from {instant_text(window.end_ms)} on left out: no telemetry for their windows")
+                return None
             mine, instead = ours.decide(window, cue.window.record), theirs.decide(other, cue.window.record)
             step = Step(cue.recorded.message, instead.decision, True, window, other, self._spec)
             self._take(step)
@@ -209,25 +213,28 @@ class _Service:
             self._startups.see(one.message)
         judge = self._true
         assert judge is not None  # noqa: S101 - there was a decision
+        base, instead = None, None
         try:
             base = self._simulated(horizon, horizon.recorded, judge, ours, lambda _window, _decision: None)
+            if self._spec is None or horizon.instead.decision is None:
+                self._notes.append("not simulated: the policy gave no decision at the horizon")
+            else:
+                instead = self._simulated(horizon, horizon.instead, self._spec, theirs, lambda *made: self._meanwhile(cues, judge, made))
         except Rejected as error:
+            if error.code != "not_simulated":
+                raise
             self._notes.append(f"not simulated: {error.message}")
-            for cue in cues:
-                self._count += 1
-                self._after.add(judge, cue.window.message, cue.recorded.message, judge)
-            return None, None
-        if horizon.instead.decision is None or self._spec is None:
-            self._notes.append("not simulated: the policy gave no decision at the horizon")
-            return base, None
+        for cue in cues:
+            self._count += 1
+            self._after.add(judge, cue.window.message, cue.recorded.message, judge)
+        return base, instead
 
-        def meanwhile(window: SignalWindow, decision: Decision | None) -> None:
-            cue = next(cues, None)
-            if cue is not None and self._spec is not None:
-                self._after.add(judge, cue.window.message, cue.recorded.message, judge)
-                self._take(Step(cue.recorded.message, decision, False, cue.window.message, window, self._spec))
-
-        return base, self._simulated(horizon, horizon.instead, self._spec, theirs, meanwhile)
+    def _meanwhile(self, cues: Iterator[Cue], judge: ServiceSpec, made: tuple[SignalWindow, Decision | None]) -> None:
+        """Beside a simulated window and its decision, the recorded ones."""
+        cue = next(cues, None)
+        if cue is not None and self._spec is not None:
+            self._after.add(judge, cue.window.message, cue.recorded.message, judge)
+            self._take(Step(cue.recorded.message, made[1], False, cue.window.message, made[0], self._spec))
 
     def _simulated(self, horizon: _Horizon, decided: Decided, spec: ServiceSpec, decider: Decider, watch: handover.Watch) -> Figures:
         """One course in the simulator, from the decision at the horizon on. Raises Rejected (`not_simulated`)."""
@@ -279,34 +286,3 @@ def _moved(decision: Decision) -> Moved:
     before = {role: count.replicas for role, count in sorted(decision.before.items())}
     after = {role: {"replicas": count.replicas, "draining": count.draining} for role, count in sorted(decision.after.items())}
     return Moved(decision.action.value, decision.reason.value, before, after)
-
-
-def _windows_without(recorded: Recorded, names: Sequence[str]) -> dict[tuple[ServiceName, int], SignalWindow]:
-    """Windows from the telemetry without the samples of some instances or nodes. Raises Rejected (`unknown_name`)."""
-    seen: set[str] = set()
-
-    def edit(record: Record) -> Record:
-        if record.value is None or not any(name.encode() in record.value for name in names):
-            return record
-        try:
-            message = codec.decode(Samples, record.value)
-        except Rejected:
-            return record
-        kept = [sample for sample in message.samples if not (_named(sample.instance, sample.node, names, seen))]
-        return record._replace(value=codec.encode(msgspec.structs.replace(message, samples=kept)))
-
-    found = {(window.service, window.end_ms): window for window in signal_stage.windows(recorded, edit=edit)}
-    strange = sorted(set(names) - seen)
-    if strange:
-        raise Rejected(
-            "unknown_name",
-            "is no instance and no node in the bundle's telemetry; explain BUNDLE --at INSTANT --all lists who was heard",
-            strange[0],
-        )
-    return found
-
-
-def _named(instance: InstanceName, node: NodeName | None, names: Sequence[str], seen: set[str]) -> bool:
-    hits = [name for name in names if name in {instance, node}]
-    seen.update(hits)
-    return bool(hits)
