@@ -64,6 +64,23 @@ def test_exit_code_1_says_diverged_and_nothing_else(tmp_path: Path) -> None:
     assert (2, True) == ((done := run("replay")).exit_code, "--from INSTANT --to INSTANT" in done.output)
 
 
+def test_only_what_is_in_the_bundle_can_be_asked_about() -> None:
+    """A service or an instant that the bundle does not have is refused with what it has; --diff of nothing is said to be that."""
+    done = run("replay", BURST, "--service", "chta")
+    assert (2, True) == (done.exit_code, "it has chat" in done.output)
+    done = run("explain", BURST, "--at", "2026-02-01T00:00Z")
+    assert (2, True) == (done.exit_code, "is after this bundle, which ends at" in done.output)
+    done = run("replay", BURST, "--service", "chat", "--diff")
+    assert (0, True) == (done.exit_code, "give one by --set" in done.stderr)
+
+
+def test_an_archive_is_never_written_over(tmp_path: Path) -> None:
+    """It may be the only one there is."""
+    (tmp_path / "inc.tar.zst").write_bytes(b"an incident")
+    done = run("incident", "capture", "--around", "2026-01-05T00:00Z", "-o", tmp_path / "inc.tar.zst", "--kafka", "127.0.0.1:1")
+    assert (2, True) == (done.exit_code, "exists already" in done.output)
+
+
 def test_a_counterfactual_prints_its_horizon_and_table(tmp_path: Path) -> None:
     """Exact up to, modelled after; --diff lists; the report is one file."""
     done = run("replay", BURST, "--set", "behavior.scale_in.stabilization=60s", "--diff", "--report", tmp_path / "out.html")

@@ -69,7 +69,7 @@ def bundle_or_log(path: Path | None, span: tuple[Instant | None, Instant | None]
         if since is not None or until is not None:
             raise Rejected("window", "--from and --to read the log; a bundle has its own window. Give one or the other", "--from")
         with archive.opened(path) as found:
-            yield found
+            yield found.of(services) if services else found
         return
     if since is None or until is None:
         raise Rejected("window", "give a bundle, or --from INSTANT --to INSTANT to read the log", "replay")

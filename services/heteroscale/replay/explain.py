@@ -96,6 +96,9 @@ def in_force(recorded: Recorded, at_ms: int, service: ServiceName | None) -> lis
     """The decision of each service (or of one) that was in force at an instant. Raises Rejected (`no_decision`)."""
     names = [service] if service is not None else sorted(recorded.decisions)
     found = []
+    last_ms = recorded.last_ms
+    if at_ms > last_ms:
+        raise Rejected("no_decision", f"is after this bundle, which ends at {instant_text(last_ms)}", instant_text(at_ms))
     for name in names:
         if name not in recorded.decisions:
             raise Rejected("unknown_service", f"is not in this bundle; it has {', '.join(sorted(recorded.decisions))}", name)

@@ -115,6 +115,12 @@ class Recorded:
         return self._by_service(DecisionState, Topic.DECISION_STATE)
 
     @property
+    def last_ms(self) -> int:
+        """The end of the window that was asked for, or of the last decision after it."""
+        newest = self.store.column(Topic.DECISIONS, "max(a)")[0]
+        return max(self.bundle.manifest.window.to_ms, newest or 0)
+
+    @property
     def placements(self) -> Shelf[Placement]:
         """All of them, dry-run answers too, in file order."""
         return Shelf(self.store, Placement, Topic.PLACEMENTS)

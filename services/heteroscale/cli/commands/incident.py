@@ -12,6 +12,7 @@ from heteroscale.cli import bundles, decision_text, output
 from heteroscale.cli.durations import DURATION, INSTANT
 from heteroscale.cli.options import connection_of, connection_options, json_option
 from heteroscale.contracts.decisions import Action
+from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import Duration, Instant, instant_text
 from heteroscale.replay import archive, export, golden, redact, verdict
@@ -65,6 +66,9 @@ def capture(  # noqa: PLR0913, PLR0917 - one parameter an option
     span = bundles.span_of(around, window, since, until)
     wanted = Wanted(connection_of().prefix, span, services, fields, pseudonyms)
     if target.name.endswith(archive.SUFFIX):
+        if target.exists():
+            raise Rejected("exists", "exists already; name another with -o", str(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="heteroscale-incident-") as own:
             made = bundles.capture_to(wanted, Path(own) / "bundle")
             archive.pack(Path(own) / "bundle", target)
@@ -97,7 +101,7 @@ def show(bundle: Path, *, as_json: bool) -> None:
             for one in of_service
             if one.message.action is not Action.HOLD and span.from_ms <= one.message.at_ms <= span.to_ms
         ]
-        click.echo(f"{len(moves)} moves:")
+        click.echo(f"{len(moves)} {'move' if len(moves) == 1 else 'moves'}{':' if moves else ''}")
         for decision in sorted(moves, key=lambda one: (one.at_ms, one.service)):
             click.echo(f"  {decision_text.title(decision)}")
 

@@ -75,6 +75,8 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     and marked so beyond it. Nothing is ever written to a topic or an inventory.
     """
     case = _case(texts, policy, without)
+    if diff and case is NOTHING:
+        output.note("note: --diff compares with another course; give one by --set, --policy or --without")
     with _exit_1_says_diverged(), bundles.bundle_or_log(bundle, (since, until), services) as found:
         answers = None
         if page is not None:
@@ -95,6 +97,8 @@ def _exit_1_says_diverged() -> Iterator[None]:
         yield
     except Retryable as error:
         raise Rejected("unreachable", f"{error} (try again, or see what is reachable: heteroscale doctor)") from error
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise Rejected("refused", error.strerror or str(error), str(error.filename or "")) from error
 
@@ -140,7 +144,7 @@ def _ask(found: Bundle, case: whatif.Case, known: Sequence[whatif.Answer] | None
     recorded = Recorded(found)
     base = decision_stage.verify(recorded, StageResult(StageName.DECISIONS))
     if base.outcome is not Outcome.IDENTICAL:
-        where = base.first.what if base.first is not None else "its input is not whole"
+        where = next(iter(base.unreplayable), "its input is not whole" if base.first is None else base.first.what)
         output.note(f"note: the recording itself is {base.outcome.value} under this build ({where}); differences may come from there")
     answers = whatif.ask(recorded, case) if known is None else known
     if as_json:
