@@ -13,6 +13,7 @@ from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.names import short_hash
 from heteroscale.contracts.placements import InstanceState, PlacedInstance, Placement
 from heteroscale.contracts.telemetry import EngineState
+from heteroscale.simulator.engines import ACROSS_S2
 from heteroscale.simulator.pool import Engine
 from heteroscale.simulator.service import ServiceModel
 
@@ -111,7 +112,10 @@ class Actuator:
     def _locality(self, placement: Placement) -> None:
         """Bandwidth between the pairs: groups that span s2 hand over more slowly."""
         prefills = [
-            0.8 if group.domain.s2 is None else 1.0 for group in placement.groups for placed in group.instances if "prefill" in placed.role
+            ACROSS_S2 if group.domain.s2 is None else 1.0
+            for group in placement.groups
+            for placed in group.instances
+            if "prefill" in placed.role
         ]
         self.models[placement.service].locality = sum(prefills) / len(prefills) if prefills else 1.0
 

@@ -24,7 +24,6 @@ REQUESTS, PROMPT, OUTPUT, CACHED = range(4)
 BIN_S: Final = 5.0  # requests of a per-request trace are gathered in bins of this length
 AZURE_ROW_S: Final = 300.0
 AZURE_ROW_STANDS_FOR: Final = 5.0  # minutes: each row is one minute's total, and its rate holds for five
-AZURE_SERVICES: Final = ("code", "conv")
 PROMPT_CV: Final = 1.0  # spread of prompt lengths where a trace gives totals only (Azure 2023 conversation: 0.96)
 
 
