@@ -16,6 +16,8 @@ import time
 from heteroscale.contracts import codec
 from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.spec import ServiceSpec
+from heteroscale.runtime import logs
+from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.simulator import offline, traffic
 from heteroscale.simulator.offline import Through
 from heteroscale.simulator.view import View
@@ -75,6 +77,7 @@ def request(hours: float, through: Through) -> offline.Request:
 
 def measure(hours: float, through: Through) -> None:
     """Play, and print one line."""
+    logs.configure(LogFormat.CONSOLE, LogLevel.ERROR)
     most = [0]
     began = time.process_time()
 
