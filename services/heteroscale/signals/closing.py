@@ -1,12 +1,11 @@
 """One window of one service from its table: counts, rates, means and quantiles, as 2-contracts' rules say.
 
-Pure and read-only. Sums are exact (math.fsum) or over exactly representable steps, so neither the order of instances nor how
+Pure and read-only. Sums are exact (`sums`) or over exactly representable steps, so neither the order of instances nor how
 records were batched shows in the bytes.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,7 +17,8 @@ from heteroscale.signals import rises
 from heteroscale.signals.intake import CACHED, FACE, GENERATION, GPU_UTIL, KV_USAGE, OFFSET, PROMPT, RUNNING, SM_ACTIVE, WAITING
 from heteroscale.signals.quantiles import quantiles_ms
 from heteroscale.signals.rises import Bounds, Rise, Span
-from heteroscale.signals.series import Floats, Ints, Mask, Series, any_column, slots_where, together
+from heteroscale.signals.series import Floats, Ints, Mask, Series, any_column, slots_where, taken, together
+from heteroscale.signals.sums import exact_sum
 from heteroscale.signals.table import ServiceTable
 from heteroscale.signals.timeline import Parameters
 from heteroscale.signals.wire import Edges
@@ -27,7 +27,6 @@ USABLE_SHARE: Final = 0.8
 _STEP: Final = float(2**20)  # bucket shares are summed in steps of 2^-20 observations: exact in any order
 _BLOCK_BUCKETS: Final = 16_384  # bucket counts looked at in one go: they stay in the cache
 _DIGITS: Final = 6
-_WHOLE_MAX: Final = 2.0**53  # below this every whole number is a float
 _STATES: Final = tuple(state.value for state in (EngineState.LOADING, EngineState.SERVING, EngineState.DRAINING, EngineState.STOPPING))
 
 
@@ -74,16 +73,16 @@ def _view(table: ServiceTable, end_ms: int, rules: Parameters) -> _View:
     every = np.arange(table.rows_used)
     bounds = rises.bounds(series, span, every)
     known = bounds.last >= 0
-    last = np.maximum(bounds.last, 0)
-    at_last = np.where(known, series.at[last, every], -np.inf)
-    face = np.where(known, series.extras[FACE][last, every], 0).astype(np.int64)
+    last = series.places(np.maximum(bounds.last, 0), every)
+    at_last = np.where(known, taken(series.at, last), -np.inf)
+    face = np.where(known, taken(series.extras[FACE], last), 0).astype(np.int64)
     states = np.array([_STATES.index(each.state) for each in table.faces])
     state = np.where(known, states[face], _STATES.index(EngineState.STOPPING))
     age = span.end_ms - at_last
     serving = state == _STATES.index(EngineState.SERVING)
     silent = serving & (age > rules.silence_ms) & (age <= rules.forget_ms)
     present = (state != _STATES.index(EngineState.STOPPING)) & (age <= rules.silence_ms) & (age <= rules.forget_ms) | silent
-    started = np.where(known, np.nan_to_num(series.started[last, every], nan=-np.inf), -np.inf)
+    started = np.where(known, np.nan_to_num(taken(series.started, last), nan=-np.inf), -np.inf)
     from_ms = np.maximum(span.start_ms, started)
     rise = rises.rise(series, span, every, bounds, from_ms)
     wanted = span.end_ms - from_ms
@@ -103,8 +102,10 @@ class _Role:
         heard_of = view.present[rows] & ~view.silent[rows]
         state = np.where(heard_of, view.state[rows], -1)
         self._loading, self._serving, self._draining = (rows[state == i] for i in range(3))
-        at = table.series.at[: table.series.deepest, together(self._serving)]
+        self._reach = view.bounds.reach(self._serving)
+        at = table.series.at[self._reach, together(self._serving)]
         self._inside = (at >= view.span.start_ms) & (at < view.span.end_ms)  # of the serving ones' samples, those in the window
+        self._samples = slots_where(self._inside)
         self._active = _united([self._serving, self._draining])
 
     def signal(self) -> RoleSignal:
@@ -132,13 +133,13 @@ class _Role:
     def _rate(self, amounts: Floats) -> float | None:
         """Tokens/s of the role; null without any difference."""
         there = amounts[~np.isnan(amounts)]
-        return round(_sum(there) / self._seconds, _DIGITS) if len(there) else None
+        return round(exact_sum(there) / self._seconds, _DIGITS) if len(there) else None
 
     def _missed(self) -> float | None:
         """Prompt tokens that no prefix cache held; null while an active instance that was heard does not count them."""
         series, view = self._table.series, self._view
         active = self._active[view.heard[self._active]]
-        silent_about_it = active[np.isnan(series.values[view.bounds.last[active], active, CACHED])]
+        silent_about_it = active[np.isnan(taken(series.values, series.places(view.bounds.last[active], active))[:, CACHED])]
         if len(silent_about_it):
             at = series.at[:, silent_about_it]
             inside = (at >= view.span.start_ms) & (at < view.span.end_ms)
@@ -168,25 +169,34 @@ class _Role:
 
     def _mean(self, gauge: int, *, weighted: bool) -> float | None:
         """Mean over serving instances of each one's mean in the window; `weighted` by GPUs."""
-        rows = self._serving
-        figures = self._table.series.extras[gauge][: len(self._inside), together(rows)]
-        there = self._inside & ~np.isnan(figures)
-        count = slots_where(there)
+        total, count = self._summed(self._table.series.extras[gauge])
         known = count > 0
         if not known.any():
             return None
-        means = np.where(there, figures, 0.0).sum(axis=0)[known] / count[known]
+        means = total[known] / count[known]
         if not weighted:
-            return round(_sum(means) / len(means), _DIGITS)
+            return round(exact_sum(means) / len(means), _DIGITS)
         of_face = np.array([1.0 if face.gpus is None else float(face.gpus) for face in self._table.faces])
-        weights = of_face[self._view.face[rows[known]]]
-        total = _sum(weights)
-        return round(_sum(means * weights) / total, _DIGITS) if total else None
+        weights = of_face[self._view.face[self._serving[known]]]
+        weight = exact_sum(weights)
+        return round(exact_sum(means * weights) / weight, _DIGITS) if weight else None
+
+    def _summed(self, gauge: Floats) -> tuple[Floats, Ints]:
+        """Per serving instance: the sum of a gauge over the window's samples that have it, and how many these are."""
+        figures = gauge[self._reach, together(self._serving)]
+        there, count = self._inside, self._samples
+        absent = np.isnan(figures)
+        if absent.any():
+            there = there & ~absent
+            count = slots_where(there)
+        total: Floats = np.where(there, figures, 0.0).sum(axis=0) if count.any() else np.zeros(len(count))
+        return total, count
 
     def _sum_of_last(self, gauge: int) -> float | None:
-        figures = self._table.series.extras[gauge][np.maximum(self._view.bounds.last[self._active], 0), self._active]
+        series, rows = self._table.series, self._active
+        figures = taken(series.extras[gauge], series.places(np.maximum(self._view.bounds.last[rows], 0), rows))
         there = figures[~np.isnan(figures)]
-        return round(_sum(there), _DIGITS) if len(there) else None
+        return round(exact_sum(there), _DIGITS) if len(there) else None
 
     def _quantiles(self, kind: str) -> Quantiles | None:
         counts: dict[Edges, list[float]] = {}
@@ -212,30 +222,26 @@ def _first_offset(series: Series, view: _View) -> int | None:
     """The lowest record that a counted instance's state or a difference came from."""
     left, last, right = view.bounds
     every = np.arange(len(left))
-    at_left = series.at[left, every]
+    at_left = taken(series.at, series.places(left, every))
     with np.errstate(invalid="ignore"):
-        apart = series.at[np.minimum(left + 1, series.slots - 1), every] - at_left > view.span.forget_ms
+        apart = taken(series.at, series.places(np.minimum(left + 1, series.slots - 1), every)) - at_left > view.span.forget_ms
     lowest = left + ((at_left < view.span.start_ms) & (left < last) & (apart | ~view.differs))
     part = (view.present | view.differs) & (last >= 0)
-    slots = np.arange(series.deepest)[:, None]
-    inside = (slots >= np.where(part, lowest, series.slots)) & (slots <= np.where(view.differs, right, last))
-    offset = np.where(inside, series.extras[OFFSET][: series.deepest, : len(left)], np.inf).min()
+    reach = view.bounds.reach(every)
+    slots = np.arange(reach.start, reach.stop, dtype=np.int16)[:, None]
+    begin, end = np.where(part, lowest, series.slots), np.where(view.differs, right, last)
+    inside = (slots >= begin.astype(np.int16)) & (slots <= end.astype(np.int16))
+    offset = np.where(inside, series.extras[OFFSET][reach, : len(left)], np.inf).min(initial=np.inf)
     return int(offset) if np.isfinite(offset) else None
 
 
 def _united(groups: list[Ints]) -> Ints:
     """Groups of rows as one, sorted."""
-    found: Ints = np.sort(np.concatenate(groups)) if len(groups) > 1 else groups[0]
-    return found
+    some = [rows for rows in groups if len(rows)]
+    return np.sort(np.concatenate(some), kind="stable") if len(some) > 1 else some[0] if some else groups[0]
 
 
 def _numbers(faces: Ints) -> list[int]:
     """The faces that occur, sorted."""
     found: list[int] = np.flatnonzero(np.bincount(faces)).tolist()
     return found
-
-
-def _sum(figures: Floats) -> float:
-    """The sum, rounded once: whole numbers add up exactly in any order, all others by fsum. None is negative."""
-    total = float(figures.sum())
-    return total if total < _WHOLE_MAX and (figures == np.rint(figures)).all() else math.fsum(figures.tolist())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from heteroscale.signals.series import Floats, Ints, Series, any_column, other_process, slots_where, together
+from heteroscale.signals.series import Floats, Ints, Series, any_column, other_process, slots_where, taken, together
 
 
 class Span(NamedTuple):
@@ -30,6 +30,10 @@ class Bounds(NamedTuple):
     last: Ints  # the last sample before the end; -1 if there is none
     right: Ints  # the sample that bounds the end: the first at or after it within an interval, else `last`
 
+    def reach(self, rows: Ints) -> slice:
+        """All slots that bound some of `rows`, and those between them."""
+        return slice(int(self.left[rows].min(initial=0)), max(0, int(self.right[rows].max(initial=-1)) + 1))
+
 
 class Rise(NamedTuple):
     """Per row and column: how much the counters rose (NaN: no difference); per row: the milliseconds that differences cover."""
@@ -45,7 +49,8 @@ def bounds(series: Series, span: Span, rows: Ints) -> Bounds:
     left = np.maximum(slots_where(at <= span.start_ms) - 1, 0)
     last = before_end - 1
     after = np.minimum(before_end, len(at) - 1)
-    bounded = (before_end < series.count[rows]) & (at[after, np.arange(len(rows))] - span.end_ms <= span.interval_ms)
+    at_after = taken(series.at, series.places(after, rows))
+    bounded = (before_end < series.count[rows]) & (at_after - span.end_ms <= span.interval_ms)
     return Bounds(left, last, np.where(bounded, after, last))
 
 
@@ -53,20 +58,18 @@ def rise(series: Series, span: Span, rows: Ints, bounds: Bounds, from_ms: Floats
     """How much each of `rows` rose in the window; `covered_ms` counts only from `from_ms` (per row) on."""
     left, last, right = bounds
     paired = (left < right) & (last >= 0)
-    a, b = np.where(paired, left, 0), np.where(paired, right, 0)
-    a_next, b_before = np.minimum(a + 1, series.slots - 1), np.maximum(b - 1, 0)
-    at_a, at_b = series.at[a, rows], series.at[b, rows]
+    a, b = series.places(np.where(paired, left, 0), rows), series.places(np.where(paired, right, 0), rows)
+    a_next, b_before = np.where(paired, a + series.rows, a), np.where(paired, b - series.rows, b)
+    at_a, at_b = taken(series.at, a), taken(series.at, b)
     from_edge = np.where(paired, np.maximum(span.start_ms, at_a), 0.0)
     to_edge = np.where(paired, np.minimum(span.end_ms, at_b), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share_a = np.where(paired, (from_edge - at_a) / (series.at[a_next, rows] - at_a), 0.0)
-        share_b = np.where(paired, (at_b - to_edge) / (at_b - series.at[b_before, rows]), 0.0)
-    at_left, at_right = series.values[a, rows], series.values[b, rows]
+        share_a = np.where(paired, (from_edge - at_a) / (taken(series.at, a_next) - at_a), 0.0)
+        share_b = np.where(paired, (at_b - to_edge) / (at_b - taken(series.at, b_before)), 0.0)
+    at_left, at_right = taken(series.values, a), taken(series.values, b)
     amount = at_right - at_left
-    cut = np.flatnonzero(share_a > 0)
-    amount[cut] -= (series.values[a_next[cut], rows[cut]] - at_left[cut]) * share_a[cut, None]
-    cut = np.flatnonzero(share_b > 0)
-    amount[cut] -= (at_right[cut] - series.values[b_before[cut], rows[cut]]) * share_b[cut, None]
+    amount -= (taken(series.values, a_next) - at_left) * share_a[:, None]
+    amount -= (at_right - taken(series.values, b_before)) * share_b[:, None]
     np.maximum(amount, 0.0, out=amount)
     amount[~paired] = np.nan
     covered = np.where(paired, np.maximum(to_edge - np.maximum(from_edge, from_ms), 0.0), 0.0)

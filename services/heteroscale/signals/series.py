@@ -33,17 +33,14 @@ class Readings(NamedTuple):
     at: Floats  # [n]
     started: Floats  # [n]
     values: Floats  # [n, width]
-    before: Floats  # [n, width] the values of the one before; anything for a row's first
+    step: Floats  # [n, width] values less those of the one before; anything for a row's first
     gap_ms: Floats  # [n] since the one before; infinite for a row's first
     other: Mask  # [n] the process is another than that of the one before
     special: Mask  # [n] so it is, or a counter fell, appeared or went away
 
     def rise(self) -> Floats:
         """How much each counter rose since the one before, from zero where it fell or the process is another: [n, width]."""
-        rise = self.values - self.before
-        if self.special.any():
-            rise = np.where((rise < 0) | self.other[:, None], self.values, rise)
-        return rise
+        return np.where((self.step < 0) | self.other[:, None], self.values, self.step) if self.special.any() else self.step
 
 
 _EMPTY: Final[dict[int, Any]] = {0: NEVER, 1: np.nan, 2: False}  # what an empty slot holds, by array
@@ -97,8 +94,12 @@ class Series:
 
     def last_at(self, rows: Ints) -> Floats:
         """When each of `rows` was last read; -inf if never."""
-        count = self.count[rows]
-        return np.where(count > 0, self.at[np.maximum(count - 1, 0), rows], -NEVER)
+        count = self.count.take(rows)
+        return np.where(count > 0, taken(self.at, self.places(np.maximum(count - 1, 0), rows)), -NEVER)
+
+    def places(self, slots: Ints, rows: Ints) -> Ints:
+        """Where samples stand in the arrays, counted as if slots lay one after the other: for `taken`."""
+        return slots * self.rows + rows
 
     def reserve(self, rows: int, slots: int = 0) -> None:
         """Make room, by half again at least, so that growing stays cheap."""
@@ -143,31 +144,35 @@ class Series:
         first[:1] = True
         np.not_equal(rows[1:], rows[:-1], out=first[1:])
         begins = np.flatnonzero(first)
-        begun = rows[begins]
-        count = self.count[begun]
-        slots = np.arange(len(rows)) + np.repeat(count - begins, np.diff(begins, append=len(rows)))
-        last = np.maximum(count - 1, 0)
+        begun = rows.take(begins)
+        count = self.count.take(begun)
+        slots = np.arange(len(rows))
+        slots += np.repeat(count - begins, np.diff(begins, append=len(rows)))
+        last = self.places(np.maximum(count - 1, 0), begun)
         at_before, started_before, before = _shifted(at), _shifted(started), _shifted(values)
-        at_before[begins] = np.where(count > 0, self.at[last, begun], -NEVER)
-        started_before[begins] = self.started[last, begun]
-        before[begins] = self.values[last, begun]
+        at_before[begins] = np.where(count > 0, taken(self.at, last), -NEVER)
+        started_before[begins] = taken(self.started, last)
+        before[begins] = taken(self.values, last)
         other = other_process(started_before, started)
-        special = any_column(values < before) | other
-        if not self.as_one and (np.isnan(values).any() or np.isnan(before).any()):
+        step = values - before
+        fell = step < 0
+        special = any_column(fell) | other if fell.any() else other.copy()
+        if not self.as_one and np.isnan(step).any():
             special |= any_column(np.isnan(before) != np.isnan(values))
         special &= slots > 0
-        return Readings(rows, slots, at, started, values, before, at - at_before, other, special)
+        return Readings(rows, slots, at, started, values, step, at - at_before, other, special)
 
     def append(self, readings: Readings, extras: Iterable[Floats] = ()) -> None:
         """Add readings, as `follow` found them. `reserve` comes first. `extras`: an array of n for each."""
         rows, slots = readings.rows, readings.slots
-        place = slots * self.rows + rows
+        place = self.places(slots, rows)
         figures = (readings.at, readings.started, readings.special, *extras)
         for array, added in zip((self.at, self.started, self.special, *self.extras), figures, strict=True):
             array.reshape(-1)[place] = added
         self.values.reshape(-1, self.width)[place] = readings.values
         self.count[rows] = slots + 1  # a row's last reading counts
-        self.gap_ms_max = max(self.gap_ms_max, float(readings.gap_ms[slots > 0].max(initial=0.0)))
+        if readings.gap_ms.max(initial=0.0) > self.gap_ms_max:
+            self.gap_ms_max = max(self.gap_ms_max, float(readings.gap_ms[slots > 0].max(initial=0.0)))
 
     def insert(self, row: int, at: float, started: float, values: Floats, extras: Floats | None = None) -> None:
         """Add one reading in its place in time, between others."""
@@ -237,6 +242,11 @@ def together(rows: Ints) -> Ints | slice:
     if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
+
+
+def taken(array: Floats, places: Ints) -> Floats:
+    """What an array [slot, row, …] holds at these places. Three times as fast as two indices."""
+    return array.reshape(-1, *array.shape[2:]).take(places, axis=0)
 
 
 def slots_where(mask: Mask) -> Ints:

@@ -21,7 +21,7 @@ TOKENS_PER_MS_MAX: Final = 1e4  # 10^7 tokens/s an instance: no engine does that
 SAMPLES_PER_INSTANCE_MAX: Final = 1_024  # bounds the memory of one instance, whatever it sends
 AHEAD_OF_TIME: Final = ("ahead_of_time", "at_ms is more than an hour ahead of the newest tick")
 _EXTRAS: Final = slice(COUNTERS.stop, COUNTERS.stop + EXTRAS)
-_BLOCK: Final = 2_048  # samples entered in one go; larger arrays than these make the allocator ask the system for pages again and again
+_BLOCK: Final = 8_192  # samples entered in one go: enough to be cheap, few enough to stay in the cache
 _BLOCK_BUCKETS: Final = 16_384  # bucket counts entered in one go
 
 
@@ -79,7 +79,7 @@ class ServiceTable:
         arrived = self._intake.take()
         refused: list[RefusedSample] = []
         if arrived is not None:
-            order = _without_twins(arrived, _by_row_and_time(arrived.rows, arrived.figures[AT]))
+            order = _in_order(arrived.rows, arrived.figures[AT])
             newest_ms = float(arrived.figures[AT].max())
             if newest_ms > limit_ms:
                 beyond = arrived.figures[AT][order] > limit_ms
@@ -87,7 +87,8 @@ class ServiceTable:
                 order = order[~beyond]
                 newest_ms = float(arrived.figures[AT][order].max(initial=self.last_at_ms))
             self.last_at_ms = max(self.last_at_ms, newest_ms)
-            rows = arrived.rows[order]
+            rows = arrived.rows.take(order)
+            self._late += int(np.count_nonzero(arrived.late.take(order)))
             flooding = self._make_room(arrived, rows, start_ms)
             places = [_places(found, len(arrived.rows)) for found in arrived.buckets]
             for begin, end in _blocks(rows):
@@ -115,19 +116,21 @@ class ServiceTable:
         Those newer than all of their row are appended. The others, and those of rows where a counter rises faster than any engine
         can, are judged one by one.
         """
-        rows = arrived.rows[order]
-        self._late += int(np.count_nonzero(arrived.late[order]))
-        orderly = arrived.figures[AT][order] > self.series.last_at(rows)
-        if flooding is not None:
-            orderly &= ~flooding[rows]
-        chosen = order if orderly.all() else order[orderly]
-        readings = _follow(self.series, arrived, chosen)
-        absurd = _too_fast(readings)
-        if absurd.any():
-            orderly &= ~np.isin(rows, readings.rows[absurd])
+        chosen, readings = order, _follow(self.series, arrived, order)
+        orderly = readings.gap_ms > 0
+        if flooding is not None or not orderly.all():
+            rows = arrived.rows.take(order)
+            orderly = arrived.figures[AT].take(order) > self.series.last_at(rows)
+            if flooding is not None:
+                orderly &= ~flooding[rows]
             chosen = order[orderly]
             readings = _follow(self.series, arrived, chosen)
-        self.series.append(readings, (figures[chosen] for figures in arrived.figures[_EXTRAS]))
+        absurd = _too_fast(readings)
+        if absurd.any():
+            orderly &= ~np.isin(arrived.rows.take(order), readings.rows[absurd])
+            chosen = order[orderly]
+            readings = _follow(self.series, arrived, chosen)
+        self.series.append(readings, (figures.take(chosen) for figures in arrived.figures[_EXTRAS]))
         for found, place in zip(arrived.buckets, places, strict=True):
             self._append_buckets(found, place[chosen], readings)
         if len(chosen) == len(order):
@@ -141,7 +144,7 @@ class ServiceTable:
         step = max(1, _BLOCK_BUCKETS // buckets.width)
         for begin in range(0, len(carried), step):
             of = carried[begin : begin + step]
-            rows, counts = readings.rows[of], found.counts[place[of]]
+            rows, counts = readings.rows[of], found.counts.take(place[of], axis=0)
             buckets.append(buckets.follow(rows, readings.at[of], readings.started[of], counts))
 
     def _insert(self, arrived: Columns, i: int) -> RefusedSample | None:
@@ -192,18 +195,23 @@ class ServiceTable:
         self._directory.free(gone.tolist())
 
 
-def _by_row_and_time(rows: Ints, at: Floats) -> Ints:
-    """The order by row, then time, then arrival. Samples mostly come in time order, so sorting by row alone is nearly always enough."""
+def _in_order(rows: Ints, at: Floats) -> Ints:
+    """The samples by row, then time; of those of one row and moment only the first to arrive.
+
+    They mostly come in time order, so sorting by row alone is nearly always enough.
+    """
     order = np.argsort(rows.astype(np.uint16) if len(rows) and rows.max() < 2**16 else rows, kind="stable")
-    backwards = (rows[order][1:] == rows[order][:-1]) & (at[order][1:] < at[order][:-1])
-    return np.lexsort((at, rows)) if backwards.any() else order
+    if _not_ascending(rows, at, order).any():
+        order = np.lexsort((at, rows))
+        order = order[np.append(True, ~_not_ascending(rows, at, order))]
+    return order
 
 
-def _without_twins(arrived: Columns, order: Ints) -> Ints:
-    """Only the first to arrive of samples of one instance and moment."""
-    rows, at = arrived.rows[order], arrived.figures[AT][order]
-    twin: Mask = (rows[1:] == rows[:-1]) & (at[1:] == at[:-1])
-    return order[np.append(True, ~twin)] if twin.any() else order
+def _not_ascending(rows: Ints, at: Floats, order: Ints) -> Mask:
+    """Which samples, in this order and without the first, are of the row of the one before and not later."""
+    rows, at = rows.take(order), at.take(order)
+    found: Mask = (rows[1:] == rows[:-1]) & (at[1:] <= at[:-1])
+    return found
 
 
 def _places(found: BucketColumns, count: int) -> Ints:
@@ -225,8 +233,8 @@ def _blocks(rows: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _follow(series: Series, arrived: Columns, chosen: Ints) -> Readings:
-    at, started, *counters = (figures[chosen] for figures in arrived.figures[: COUNTERS.stop])
-    return series.follow(arrived.rows[chosen], at, started, np.stack(counters, axis=1))
+    at, started, *counters = (figures.take(chosen) for figures in arrived.figures[: COUNTERS.stop])
+    return series.follow(arrived.rows.take(chosen), at, started, np.array(counters).T)
 
 
 def _too_fast(readings: Readings) -> Mask:

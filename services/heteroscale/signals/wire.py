@@ -20,9 +20,9 @@ from msgspec.structs import astuple
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.telemetry import Tick
 
-NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+_WHOLE_MAX: Final = 2**53  # larger whole numbers a float could not hold; and sums of what is not larger never overflow
+NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=_WHOLE_MAX)]
 Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_WHOLE_MAX: Final = 2**53  # larger ones a float could not hold
 WholeMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_WHOLE_MAX)]
 Edges: TypeAlias = tuple[float, ...]
 HISTOGRAMS: Final = ("ttft", "tbt")
@@ -50,7 +50,7 @@ class WireSample(msgspec.Struct, gc=False, kw_only=True):
     node: str | None = None
     group: str | None = None
     gpu_type: str | None = None
-    gpus: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    gpus: Annotated[int, msgspec.Meta(ge=0, le=_WHOLE_MAX)] | None = None
     at_ms: WholeMs
     started_at_ms: WholeMs | None = None
     generation_tokens: NotNegative | None = None
@@ -282,7 +282,7 @@ def _usable_layouts(layouts: object) -> dict[str, Edges]:
         return {}
     usable: dict[str, Edges] = {}
     for name, stated in layouts.items():
-        numbers = isinstance(stated, list) and all(isinstance(e, int | float) and not isinstance(e, bool) and e >= 0 for e in stated)
+        numbers = isinstance(stated, list) and all(type(e) in (int, float) and 0 <= e <= _WHOLE_MAX for e in stated)
         edges = _edges(tuple(map(float, stated))) if isinstance(name, str) and numbers else None
         if edges is not None:
             usable[name] = edges

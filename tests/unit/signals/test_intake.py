@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from heteroscale.signals import wire
 from heteroscale.signals.intake import Arrival, Directory, Face, Intake
 from heteroscale.signals.series import Ints
@@ -12,7 +14,7 @@ from support.telemetry_lines import ms, record, sample
 
 def _seats(directory: Directory, names: list[str], states: list[str]) -> Ints:
     count = len(names)
-    return directory.seats(names, ["decode"] * count, ["H20"] * count, [8] * count, states)
+    return np.array(directory.seats(names, ["decode"] * count, ["H20"] * count, [8] * count, states))
 
 
 def test_one_row_an_instance_whatever_it_says_of_itself() -> None:
@@ -36,6 +38,24 @@ def test_freed_row_is_another_instances_and_nothing_of_the_old_one_is_left() -> 
         directory.free(sorted(set(rows.tolist())))
     assert 40 == directory.rows_used
     assert {} == directory.row_of
+
+
+def test_names_in_an_order_heard_before_are_given_what_they_are_now() -> None:
+    """The same names as before, then with another state, in another order, some of them only, and after all were freed: rows by name."""
+    directory = Directory()
+    names = ["a", "b", "c"]
+    for names_now, states in (
+        (names, ["serving"] * 3), (names, ["serving"] * 3), (names, ["serving", "draining", "serving"]), (["a", "c", "b"], ["serving"] * 3),
+        (["a"], ["serving"]), (names, ["serving"] * 3),
+    ):  # fmt: skip
+        rows, faces = directory.look_up(_seats(directory, names_now, states))
+        assert [names.index(name) for name in names_now] == rows.tolist()
+        assert states == [directory.faces[face].state for face in faces.tolist()]
+    directory.free([0])
+    rows, _ = directory.look_up(_seats(directory, ["z"], ["serving"]))
+    assert [0] == rows.tolist()
+    rows, _ = directory.look_up(_seats(directory, names, ["serving"] * 3))
+    assert [3, 1, 2] == rows.tolist()
 
 
 def test_surge_does_not_hold_its_memory() -> None:

@@ -239,6 +239,7 @@ def test_tombstone_gives_the_defaults_again() -> None:
         ("generation_tokens", -1), ("kv_usage", 1.2), ("gpu_util", -0.1), ("running", "3"), ("at_ms", 1.5), ("state", "asleep"),
         ("gpus", -1), ("ttft", {"layout": "a", "counts": [1, -1], "sum_s": 0}), ("ttft", {"layout": "none", "counts": [1], "sum_s": 0}),
         ("ttft", {"layout": "a", "counts": [1], "sum_s": 0}), ("generation_tokens", float("nan")), ("waiting", float("inf")),
+        ("running", 1.7e308), ("generation_tokens", 2**53 + 2), ("gpus", 10**30), ("ttft", {"layout": "a", "counts": [1, 1e300]}),
     ],
 )  # fmt: skip
 def test_bad_value_costs_its_own_sample_only(field: str, value: object) -> None:
