@@ -34,7 +34,7 @@ async def propose(log: Log, prefix: str, service: ServiceName, fleet: FleetName 
     """The adopting command: revision + 1, replicas raised by the adopted, at the newest tick. Raises Rejected without telemetry."""
     seen, now_ms = await _running(log, prefix, service)
     placement = await newest_placement(log, prefix, service)
-    base = await _newest_command(log, prefix, service)
+    base = await newest_command(log, prefix, service)
     known_fleet = fleet or (placement.fleet if placement else None) or (base.fleet if base else None)
     if known_fleet is None:
         raise Rejected("unknown_service", f"{service!r} has neither a command nor a placement; say --fleet NAME")
@@ -127,7 +127,8 @@ async def _running(log: Log, prefix: str, service: ServiceName) -> tuple[dict[st
     return recent, now_ms
 
 
-async def _newest_command(log: Log, prefix: str, service: ServiceName) -> Command | None:
+async def newest_command(log: Log, prefix: str, service: ServiceName) -> Command | None:
+    """The newest real Command of a service; where there is none, the newest recommendation of shadow mode."""
     found: Command | None = None
     async for record in _records(log, prefix, Topic.COMMANDS):
         if record.value is None:

@@ -17,6 +17,7 @@ from heteroscale.contracts.placements import PlacementStatus
 from heteroscale.contracts.telemetry import EngineState, InstanceSample, Samples, Tick
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.placement import app
+from heteroscale.placement.inventory.entries import Unreadable
 from heteroscale.placement.inventory.memory import MemoryInventory
 from support.builders import AT_MS, entry
 from support.command_line import PREFIX, CommandLine
@@ -26,6 +27,11 @@ from support.placement_stage import Stage
 
 REDIS = ("--redis", "redis://nowhere:1/0")
 NODES = [node(f"n{at}", used=8 if at >= 4 else 0) for at in range(6)]
+
+
+def small(asked: Command) -> Command:
+    """The same in quarter nodes."""
+    return msgspec.structs.replace(asked, roles={role: msgspec.structs.replace(one, gpus=2) for role, one in asked.roles.items()})
 
 
 @pytest.fixture
@@ -49,6 +55,7 @@ def line(inventory: MemoryInventory) -> CommandLine:
         await stage.acknowledge(placed, ActuationKind.READY)
         await stage.until(lambda one: one.status is PlacementStatus.CONVERGED)
         await stage.answer(command(2, service="late", after_ms=1))
+        await stage.answer(small(command(service="shade", after_ms=2, dry_run=True)))
         await stage.stop()
         await stage.close()
 
@@ -86,6 +93,27 @@ def test_why_unplaced_names_what_is_missing(line: CommandLine) -> None:
     assert "chat has all that was asked for" in line("why-unplaced", "chat").stdout
 
 
+def test_a_service_in_shadow_mode_has_recommendations_only(line: CommandLine) -> None:
+    """It holds nothing to be shown, but whether it could be placed and how often is known."""
+    shown = line("placements", "show", "shade")
+    assert (2, True) == (shown.exit_code, "shadow mode" in shown.stderr and "why-unplaced shade" in shown.stderr)
+    assert "shade could be placed as recommended (dry run)" in line("why-unplaced", "shade").stdout
+    (document,) = line.json("fleet", "headroom", "shade", *REDIS)
+    assert ({"decode": 2, "prefill": 1}, 1) == (document["unit"], document["units"])
+
+
+def test_what_cannot_be_read_is_a_violation(line: CommandLine, inventory: MemoryInventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 1 with what was found, as a document too: somebody else wrote into the keys."""
+
+    async def read(fleet: str) -> None:
+        raise Unreadable(f"inventory of fleet {fleet}: node n1 reads 'x'; delete the key")
+
+    monkeypatch.setattr(inventory, "read", read)
+    said = line("inventory", "check", *REDIS)
+    assert (1, True) == (said.exit_code, "default: READABLE default: inventory of fleet default: node n1 reads 'x'" in said.stdout)
+    assert '"invariant":"READABLE"' in line("inventory", "check", "--json", *REDIS).stdout
+
+
 def test_check_is_clean_and_finds_what_is_wrong(line: CommandLine, inventory: MemoryInventory) -> None:
     """Exit 0 and the names of the invariants; a GPU that vanished from the books is exit 1 and named."""
     clean = line("inventory", "check", *REDIS)
@@ -108,7 +136,7 @@ def test_adopt_is_a_dry_run_until_told_otherwise(line: CommandLine) -> None:
     said = line("placements", "adopt", "chat", *REDIS)
     assert 0 == said.exit_code
     assert "x1" in said.stdout
-    assert "x2: not adopted: conflict on node n0" in said.stderr
+    assert "x2: not adopted: conflict on node n0: it takes 8 GPUs, and at most 0 are not reserved" in said.stderr
     assert "x3: not adopted: its telemetry does not say node" in said.stderr
     assert "dry run: 1 would be adopted as revision 2" in said.stderr
     before = len(commands(line))

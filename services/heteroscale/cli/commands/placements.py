@@ -12,14 +12,15 @@ from heteroscale.bus.log import Entry, Log
 from heteroscale.cli import adoption_plan, live, output, placement_tree
 from heteroscale.cli.options import connection_of, connection_options, json_option, run_async
 from heteroscale.contracts import codec
-from heteroscale.contracts.commands import Command
+from heteroscale.contracts.commands import Adoption, Command
 from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.names import NodeName
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic, topic_name
 from heteroscale.placement import adoption, check, state
 from heteroscale.placement.check import Violation
 from heteroscale.placement.fleet_topic import FleetTopic
-from heteroscale.placement.inventory.entries import Unreadable, held_by_node
+from heteroscale.placement.inventory.entries import FleetImage, Standing, Unreadable, held_by_node
 from heteroscale.placement.inventory.protocol import Inventory
 from heteroscale.placement.placements_topic import PlacementsTopic
 
@@ -110,7 +111,8 @@ def why_unplaced(service: str, *, as_json: bool) -> None:
         )
         return
     if not placement.shortfall:
-        click.echo(f"{service} has all that was asked for ({placement.status.value})")
+        said = "could be placed as recommended (dry run)" if placement.dry_run else f"has all that was asked for ({placement.status.value})"
+        click.echo(f"{service} {said}")
         return
     missing = ", ".join(f"{count} {role}" for role, count in sorted(placement.shortfall.items()))
     click.echo(f"{service} is {placement.status.value}: {missing} missing{' (dry run)' if placement.dry_run else ''}")
@@ -189,7 +191,11 @@ def inventory_check(fleet: str | None, *, as_json: bool) -> None:
 async def _newest(service: str, *, dry_runs: bool = False) -> Placement:
     connection = connection_of()
     async with connection.log() as log:
-        found = await adoption_plan.newest_placement(log, connection.prefix, service, dry_runs=dry_runs)
+        found = await adoption_plan.newest_placement(log, connection.prefix, service, dry_runs=True)
+    if found is not None and found.dry_run and not dry_runs:
+        raise Rejected(
+            "shadow", f"{service!r} is only planned on paper (shadow mode), so it holds nothing; see heteroscale why-unplaced {service}"
+        )
     if found is None:
         raise Rejected("unknown_service", f"no placement of {service!r}; see heteroscale get")
     return found
@@ -199,14 +205,31 @@ async def _adopt(service: str, fleet: str | None, *, send: bool) -> tuple[adopti
     connection = connection_of()
     async with connection.log() as log:
         proposed = await adoption_plan.propose(log, connection.prefix, service, fleet)
-        image = await live.image(proposed.command.fleet) if proposed.command.adopt else None
+        asked = proposed.command.adopt or ()
+        image = await live.image(proposed.command.fleet) if asked else None
         refused: dict[str, str] = {}
         if image is not None:
             conflicts = adoption.conflicts(state.from_image(proposed.command.fleet, 0, image), proposed.command)
-            refused = {name: "its name is taken" if node is None else f"conflict on node {node}" for name, node in conflicts.items()}
+            refused = {one.instance: _refusal(image, one, conflicts[one.instance]) for one in asked if one.instance in conflicts}
         if send and proposed.command.adopt:
             await _send(log, connection.prefix, proposed.command)
     return proposed, refused
+
+
+def _refusal(image: FleetImage, one: Adoption, node: NodeName | None) -> str:
+    """What stands in the way of an adoption at a node; null where it is the instance's name."""
+    if node is None:
+        return "its name is taken"
+    known = image.nodes.get(node)
+    if known is None:
+        why = "the fleet has no such node"
+    elif known.record.gpu_type != one.gpu_type:
+        why = f"its telemetry says {one.gpu_type}, the fleet {known.record.gpu_type}"
+    elif known.standing in (Standing.LOST, Standing.REMOVED):
+        why = f"the node is {known.standing.value}"
+    else:
+        why = f"it takes {one.nodes[node]} GPUs, and at most {known.free + known.used} are not reserved"
+    return f"conflict on node {node}: {why}"
 
 
 async def _send(log: Log, prefix: str, command: Command) -> None:
