@@ -22,7 +22,7 @@ from heteroscale.replay import figures, whatif
 from heteroscale.replay.explain import kcat
 from heteroscale.replay.recorded import Recorded
 from heteroscale.replay.store import place_of
-from heteroscale.replay.whatif import Answer, Case, Step
+from heteroscale.replay.whatif import Answer, Case, Step, Watch
 
 TEMPLATE = "page.html"
 MARK = "/*DATA*/null"
@@ -45,11 +45,19 @@ class Pages:
         self.last[service] = step.spec
 
 
-def page(recorded: Recorded, case: Case, *, title: str) -> tuple[str, list[Answer]]:
-    """The page, and what the case came to. `title` names the case; empty: there is none, and the page holds the recorded course."""
+def page(recorded: Recorded, case: Case, *, title: str, watch: Watch = lambda _step: None) -> tuple[str, list[Answer]]:
+    """The page, and what the case came to. `title` names the case; empty: there is none, and the page holds the recorded course.
+
+    `watch` hears of each step.
+    """
     manifest = recorded.bundle.manifest
     pages = Pages(recorded, compared=bool(title))
-    answers = whatif.ask(recorded, case, pages)
+
+    def see(step: Step) -> None:
+        pages(step)
+        watch(step)
+
+    answers = whatif.ask(recorded, case, see)
     document = {
         "title": title,
         "services": [_service(recorded, answer, pages, compared=bool(title)) for answer in answers if answer.decisions],

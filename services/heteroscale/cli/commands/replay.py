@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,8 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     with _exit_1_says_diverged(), bundles.bundle_or_log(bundle, (since, until), services) as found:
         answers = None
         if page is not None:
-            text, answers = report.page(Recorded(found), case, title=_title(texts, policy, without))
+            with _steps_shown() as watch:
+                text, answers = report.page(Recorded(found), case, title=_title(texts, policy, without), watch=watch)
             page.write_text(text)
         code = 0 if case is not NOTHING else _verify(found, restart_every, as_json=as_json)
         if case is not NOTHING:
@@ -119,6 +121,16 @@ def _title(texts: tuple[str, ...], policy: Path | None, without: tuple[str, ...]
     return ", ".join(parts)
 
 
+@contextmanager
+def _steps_shown() -> Iterator[whatif.Watch]:
+    """Progress of a counterfactual, a count of its decisions."""
+    progress, numbers = bundles.Progress(), itertools.count(1)
+    try:
+        yield lambda _step: progress("decisions", next(numbers))
+    finally:
+        progress.done()
+
+
 def _verify(found: Bundle, restart_every: int | None, *, as_json: bool) -> int:
     began_s = SYSTEM.monotonic_s()
     progress = bundles.Progress()
@@ -146,7 +158,8 @@ def _ask(found: Bundle, case: whatif.Case, known: Sequence[whatif.Answer] | None
     if base.outcome is not Outcome.IDENTICAL:
         where = next(iter(base.unreplayable), "its input is not whole" if base.first is None else base.first.what)
         output.note(f"note: the recording itself is {base.outcome.value} under this build ({where}); differences may come from there")
-    answers = whatif.ask(recorded, case) if known is None else known
+    with _steps_shown() as watch:
+        answers = whatif.ask(recorded, case, watch) if known is None else known
     if as_json:
         for answer in answers:
             output.emit(msgspec.to_builtins(answer))
