@@ -107,9 +107,13 @@ async def _follow(
 
 
 def _registrar(settings: ActuatorSettings) -> Registrar | None:
+    """Where routes go, if anywhere. Raises Rejected (`settings`)."""
     where = settings.actuator_registrar
     if where is None:
         return None
+    if settings.actuator_follow is Follow.COMMANDS:
+        cure = "commands place nothing, so nothing is routed; leave out HETEROSCALE_ACTUATOR_REGISTRAR, or follow placements"
+        raise Rejected("settings", cure, "actuator")
     if where.startswith(("http://", "https://")):
         return HttpRegistrar(_recipient(settings, where), settings.actuator_address)
     return FileRegistrar(Path(where), settings.actuator_address)

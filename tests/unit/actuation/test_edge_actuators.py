@@ -338,6 +338,13 @@ async def test_a_kind_without_its_settings_says_what_it_needs(memory_log: Log, k
         await app.serve(Context(log=memory_log, prefix=PREFIX, health=Health()), ActuatorSettings(actuator_kind=kind))
 
 
+async def test_a_registrar_without_placements_is_refused(memory_log: Log) -> None:
+    """Commands say nothing of who may be sent requests: a router would wait for a list that never comes."""
+    settings = ActuatorSettings(actuator_follow=Follow.COMMANDS, actuator_registrar="/run/routes")
+    with pytest.raises(Rejected, match="follow placements"):
+        await app.serve(Context(log=memory_log, prefix=PREFIX, health=Health()), settings)
+
+
 def test_desired_state_has_one_version_a_level() -> None:
     """By (gen, seq) for placements, by revision for commands."""
     assert "1.5" == desired.of(builders.placement("chat", seq=5)).version
