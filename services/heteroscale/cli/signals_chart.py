@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from heteroscale.console import figure
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.units import instant_text
 
@@ -46,12 +46,8 @@ def draw_text(title: str, lines: Mapping[str, Sequence[Point]]) -> str:
 
 def draw_png(title: str, lines: Mapping[str, Sequence[Point]], path: Path) -> None:
     """The same as a picture. Raises Rejected without matplotlib, or if the file cannot be written."""
-    try:
-        figure_of: Any = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise Rejected("no_matplotlib", "a PNG needs matplotlib; install heteroscale[plot], or leave --png out") from error
-    figure = figure_of.Figure(figsize=(10, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    drawn = figure.figure((10.0, 4.5), "--png")
+    axes = drawn.subplots()
     begin_ms = min(point.at_ms for line in lines.values() for point in line)
     for name, line in sorted(lines.items()):
         axes.plot([(point.at_ms - begin_ms) / 60_000 for point in line], [point.value for point in line], label=name)
@@ -60,8 +56,8 @@ def draw_png(title: str, lines: Mapping[str, Sequence[Point]], path: Path) -> No
     axes.legend()
     axes.grid(alpha=0.3)
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
+        path.write_bytes(figure.png(drawn))
+    except OSError as error:
         raise Rejected("unwritable", str(error), str(path)) from error
 
 

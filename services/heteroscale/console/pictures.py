@@ -1,22 +1,18 @@
-"""PNG pictures by matplotlib, which is an extra: who asks for one without it is told what to install."""
+"""The pictures of the benchmarks, as PNG files."""
 
 from __future__ import annotations
 
-import importlib
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from heteroscale.contracts.errors import Rejected
+from heteroscale.console.figure import figure, png
 from heteroscale.simulator.outcome.calibration import Curve
 from heteroscale.simulator.outcome.compare import TARGET, Outcome
 from heteroscale.simulator.policies import OURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-DOTS: Final = 130
 COLUMNS: Final = 3
 MARKS: Final = "oosv^Dd<>"
 LOWEST: Final = 90.0  # per cent within SLO; what attains less is off the picture
@@ -25,8 +21,8 @@ LOWEST: Final = 90.0  # per cent within SLO; what attains less is off the pictur
 def frontiers(outcome: Outcome, case: str) -> bytes:
     """A line a policy over its main setting, with the main start-up time. Raises Rejected without matplotlib."""
     startup = outcome.plan.startups(case)[0]
-    figure = _figure((8.5, 5.0), "--out")
-    axes = figure.subplots()
+    drawn = figure((8.5, 5.0), "--out")
+    axes = drawn.subplots()
     for policy, mark in zip(outcome.plan.policies, MARKS, strict=False):
         trials = [one for one in outcome.frontier if (one.case, one.policy, one.startup_s) == (case, policy, startup)]
         points = sorted((one.gpu_hours, 100 * one.slo_attainment) for one in trials)
@@ -36,19 +32,19 @@ def frontiers(outcome: Outcome, case: str) -> bytes:
     axes.set(xlabel="GPU-hours", ylabel="requests within SLO, %", title=f"{case}: each policy over its main setting")
     axes.set_ylim(bottom=LOWEST, top=100.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _png(figure)
+    return png(drawn)
 
 
 def calibration(curves: Sequence[Curve]) -> bytes:
     """A panel a curve: dots are measured, lines the model. Raises Rejected without matplotlib."""
     rows = -(-len(curves) // COLUMNS)
-    figure = _figure((4.6 * COLUMNS, 3.5 * rows), "--plot")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    drawn = figure((4.6 * COLUMNS, 3.5 * rows), "--plot")
+    grid = drawn.subplots(rows, COLUMNS, squeeze=False)
     for axes, curve in zip(grid.flat, curves, strict=False):
         _panel(axes, curve)
     for axes in grid.flat[len(curves) :]:
         axes.set_axis_off()
-    return _png(figure)
+    return png(drawn)
 
 
 def _panel(axes: Axes, curve: Curve) -> None:
@@ -61,19 +57,3 @@ def _panel(axes: Axes, curve: Curve) -> None:
     axes.set_title(f"{curve.name}: within {curve.error_max * 100:.1f} %", fontsize=9)
     axes.legend(fontsize=7, frameon=False)
     axes.grid(alpha=0.25)
-
-
-def _figure(size: tuple[float, float], option: str) -> Figure:
-    """Without pyplot, so that no display and no global state is asked for."""
-    try:
-        module: Any = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise Rejected("no_matplotlib", f"a picture needs matplotlib; install heteroscale[plot], or leave {option} out", option) from error
-    figure: Figure = module.Figure(figsize=size, layout="constrained")
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DOTS)
-    return out.getvalue()
