@@ -127,15 +127,17 @@ class Finite(click.FloatRange):
         return number
 
 
+def server_options(command: F) -> F:
+    """Add `--kafka` and `--redis`; the values reach the command through `connection_of`."""
+    redis = _connection_option("--redis", "redis", "URL", "The inventory, such as redis://host:6379/0 [env HETEROSCALE_REDIS].")
+    kafka = _connection_option("--kafka", "kafka", "HOST:PORT", "The log's bootstrap address [env HETEROSCALE_KAFKA].")
+    return kafka(redis(command))
+
+
 def connection_options(command: F) -> F:
-    """Add `--prefix`, `--kafka` and `--redis`; the values reach the command through `connection_of`."""
-    for option in (
-        _connection_option("--redis", "redis", "URL", "The inventory, such as redis://host:6379/0 [env HETEROSCALE_REDIS]."),
-        _connection_option("--kafka", "kafka", "HOST:PORT", "The log's bootstrap address [env HETEROSCALE_KAFKA]."),
-        _connection_option("--prefix", "given_prefix", "NAME", "Prefix of the topics [env HETEROSCALE_PREFIX; default heteroscale]."),
-    ):
-        command = option(command)
-    return command
+    """Add `--prefix`, `--kafka` and `--redis`, likewise."""
+    about = "Prefix of the topics [env HETEROSCALE_PREFIX; default heteroscale]."
+    return _connection_option("--prefix", "given_prefix", "NAME", about)(server_options(command))
 
 
 def json_option(command: F) -> F:

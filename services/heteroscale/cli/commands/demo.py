@@ -10,7 +10,7 @@ from rich.console import Console
 
 from heteroscale.cli import output
 from heteroscale.cli.interrupt import terminated_as_interrupt
-from heteroscale.cli.options import Finite, connection_of, connection_options
+from heteroscale.cli.options import Finite, connection_of, server_options
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
@@ -34,13 +34,14 @@ Examples:
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Draws arrivals and start-up times.")
 @click.option("--fault", "fault_texts", multiple=True, metavar="KIND:NAME@TIME[+DURATION]", help="s1, node or instance; may repeat.")
 @click.option("--down", is_flag=True, help="Stop the servers that this command started when the day is over.")
-@connection_options
+@server_options
 @click.pass_context
 def demo(ctx: click.Context, hours: float, seed: int, fault_texts: tuple[str, ...], *, down: bool) -> None:
     """Play a weekday of real traffic through Kafka and Redis, every service a process of its own.
 
     Kafka and Redis are those given, else those of `heteroscale servers up`, else they are brought up and stay up, so that
-    the topics can be looked at afterwards. Ctrl-C stops everything that was started. Exit code 0 only if it all worked.
+    the topics can be looked at afterwards, under a prefix of the run's own. Ctrl-C stops everything that was started. Exit code
+    0 only if it all worked.
     """
     logs.configure(LogFormat.CONSOLE, LogLevel.ERROR)
     connection = connection_of(ctx)
