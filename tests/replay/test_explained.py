@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from heteroscale.bus.log import Record
+from heteroscale.contracts import codec
 from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.placements import InstanceState
+from heteroscale.contracts.telemetry import Samples
 from heteroscale.contracts.topics import Topic
 from heteroscale.decision.law.figures import plain
-from heteroscale.replay import archive, explain, overrides, report, whatif, whynot
+from heteroscale.replay import archive, bundle, explain, overrides, report, whatif, whynot
 from heteroscale.replay.recorded import Found, Recorded
 from heteroscale.replay.store import place_of
+from support import incidents
 
 BURST = Path(__file__).parent / "bundles" / "burst.tar.zst"
 ROOT = Path(__file__).parents[2]
@@ -54,6 +59,22 @@ def test_the_samples_of_a_window_are_those_of_its_offsets(recorded: Recorded) ->
     offsets = {record.offset for record in recorded.bundle.records(Topic.TELEMETRY)}
     assert serving == len(told.heard)
     assert all(int(one.first.rpartition("@")[2]) in offsets for one in told.heard)
+
+
+def test_counters_that_are_there_and_not_at_one_instant(recorded: Recorded, tmp_path: Path) -> None:
+    """An instance that two publishers speak for, one without its counters, is explained as any other."""
+
+    def doubled(record: Record) -> Record:
+        if record.key is None or record.value is None:
+            return record
+        said = codec.decode(Samples, record.value)
+        mute = [msgspec.structs.replace(one, generation_tokens=None, prompt_tokens=None) for one in said.samples]
+        return record._replace(value=codec.encode(msgspec.structs.replace(said, samples=[*said.samples, *mute])))
+
+    other = Recorded(bundle.open_folder(incidents.tampered(recorded.bundle.folder, tmp_path / "twice", Topic.TELEMETRY, doubled)))
+    one, two = (explain.explain(each, each.decisions["chat"][40]).heard for each in (recorded, other))
+    assert [each.decode_tokens for each in one] == [each.decode_tokens for each in two]
+    assert [2 * each.samples for each in one] == [each.samples for each in two]
 
 
 def test_the_decision_in_force_at_an_instant(recorded: Recorded) -> None:

@@ -182,7 +182,7 @@ def _heard(recorded: Recorded, window: SignalWindow) -> list[Heard]:
     heard = []
     for instance, records in sorted(found.items()):
         role, node, gpu_type = shape[instance]
-        ordered = sorted(samples[instance])
+        ordered = sorted(samples[instance], key=lambda one: one[0])  # counters of one instant may be there and not
         heard.append(
             Heard(
                 instance=instance,
