@@ -33,7 +33,9 @@ async def image(fleet: FleetName) -> FleetImage:
     async with inventory() as opened:
         found = await opened.read(fleet)
     if found is None:
-        raise Rejected("no_inventory", f"fleet {fleet!r} has no inventory yet; a running placement service builds it")
+        raise Rejected(
+            "no_inventory", f"fleet {fleet!r} has no inventory yet; a running placement service builds it, or did you mean another fleet?"
+        )
     return found
 
 

@@ -191,26 +191,6 @@ def test_a_large_instance_takes_whole_nodes_of_one_s1() -> None:
     assert PlanStatus.PLACED is one(split, request("s", {"decode": role(1, 16, within=Level.S2)})).status
 
 
-def test_parts_lie_within_one_lower_domain() -> None:
-    """Attention and FFN of a replica share an s1; the pair shares the s2; parts share their replica number."""
-    view = snapshot([*pod("c/A/x", 3), *pod("c/A/y", 2), *pod("c/A/z", 2)])
-    decode = role(2, 16, parts={"attention": (1, 8), "ffn": (1, 8)}, within=Level.S1)
-    answer = one(view, request("s", {"prefill": role(1), "decode": decode}))
-    replicas: dict[int | None, set[str]] = {}
-    for instance in new_instances(answer):
-        if instance.role == "decode":
-            replicas.setdefault(instance.replica, set()).update(name.split("-")[2] for name in instance.nodes)
-    assert (PlanStatus.PLACED, {0, 1}) == (answer.status, set(replicas))
-    assert all(len(pods) == 1 for pods in replicas.values())
-
-
-def test_parts_within_a_rack() -> None:
-    """`within: s0` holds a replica in one rack."""
-    view = snapshot([node(f"c/A/x/{rack}/{rack}{at}") for rack in ("r0", "r1") for at in range(3)], used={"r00": 8, "r10": 8, "r11": 8})
-    decode = role(1, 16, parts={"attention": (1, 8), "ffn": (1, 8)}, within=Level.S0)
-    assert ["r01", "r02"] == nodes_of(one(view, request("s", {"decode": decode})))
-
-
 def test_cordoned_nodes_take_nothing_but_keep_what_they_hold() -> None:
     """The instance there stays; growth goes around."""
     nodes = [node("c/A/x/a", state="cordoned"), node("c/A/x/b"), node("c/A/x/d"), node("c/A/x/e")]
@@ -369,3 +349,15 @@ def test_a_failed_request_moves_an_equal_one_aside() -> None:
     flexible = request("f", {"prefill": role(1, 8, "H20"), "decode": role(1, 8, "H20", "L20")})
     rigid = request("r", {"prefill": role(1, 8, "L20"), "decode": role(2, 8, "H20")})
     assert [PlanStatus.PLACED] * 2 == [answer.status for answer in planned(view, flexible, rigid)]
+
+
+def test_a_group_has_the_worst_pool_that_it_touches() -> None:
+    """Two nodes in a medium pod and one in a high pod of the same s2: high."""
+    view = snapshot([*pod("c/mix/m1", 2), *pod("c/mix/h1", 1), *pod("c/mix/h1", 1, "L20")])
+    assert Pool.HIGH is one(view, pair("s", 1, 2)).assignment[0].pool
+
+
+def test_among_equals_the_first_to_arrive_is_placed() -> None:
+    """Two like requests and room for one: arrival decides, not the name or the place in the input."""
+    late, early = planned(snapshot(pod("c/A/x", 3)), pair("a", 1, 2, arrival=2), pair("b", 1, 2, arrival=1))
+    assert (PlanStatus.UNPLACED, PlanStatus.PLACED) == (late.status, early.status)

@@ -104,7 +104,8 @@ def document(answer: Planned) -> dict[str, Any]:
 def tree(answer: Planned) -> Tree:
     """A request's answer for people: group, domain, then instances on their nodes."""
     dry = " (dry run)" if answer.dry_run else ""
-    root = Tree(f"[bold]{answer.service}[/bold]{dry}  {answer.status}, {answer.reason}: {answer.explain.text}")
+    verdict = answer.status if answer.status.value == answer.reason.value else f"{answer.status}, {answer.reason}"
+    root = Tree(f"[bold]{answer.service}[/bold]{dry}  {verdict}: {answer.explain.text}")
     for group in answer.assignment:
         if group.id in answer.changed:
             _add_group(root, group, answer)
@@ -112,8 +113,8 @@ def tree(answer: Planned) -> Tree:
         root.add(f"released: {', '.join(answer.released)}")
     if answer.shortfall:
         found = answer.explain
-        where = f" in {_domain(found.best_domain)}" if found.best_domain else ""
-        root.add(f"missing: {_counts(answer.shortfall)}; best{where}: {_counts(found.available)} of {_counts(found.needed)}")
+        best = f"best in {_domain(found.best_domain)}: {_counts(found.available)}" if found.best_domain else "no domain has any"
+        root.add(f"missing: {_counts(answer.shortfall)}; {best} of {_counts(found.needed)}")
     return root
 
 

@@ -46,13 +46,15 @@ def explain(state: Cycle, work: Work, asked: Needs, left: Needs) -> Answer:
         place = _placed_in(work)
     else:
         reason = _failure(state, work, left)
-        place = _nearest(work, asked, left)
+        place = _nearest(state, work, asked, left)
     if not state.explained:
         return Answer(asked, left, reason, place, Explain())
     needed = {role: work.needed.get(role, 0) for role in work.demand.shapes}
     if place is None:
         nothing = dict.fromkeys(work.demand.shapes, 0)
-        text = explaining.text_of(reason, left, [], work.book.request.command.wait_ms)
+        command = work.book.request.command
+        unknown = explaining.unknown_types(state.ledger.topology, command, left)
+        text = explaining.text_of(reason, left, [], command.wait_ms, unknown)
         return Answer(asked, left, reason, None, Explain(needed=needed, available=nothing, text=text))
     taken = work.draft.nodes()
     available = explaining.available(Fill(view=View(state.ledger, {}), demand=work.demand), place, taken)
@@ -172,7 +174,7 @@ def _placed_in(work: Work) -> Place | None:
     return work.view.ledger.topology.spanned(steps[0].nodes) if steps else None
 
 
-def _nearest(work: Work, asked: Needs, left: Needs) -> Place | None:
+def _nearest(state: Cycle, work: Work, asked: Needs, left: Needs) -> Place | None:
     """The domain that came nearest, as the request's turn found it; for what only a group can take, its group's domain."""
     debtors = [group for group in work.book.groups if group.debt]
     if debtors:
@@ -183,7 +185,7 @@ def _nearest(work: Work, asked: Needs, left: Needs) -> Place | None:
     work.draft.release()
     blank = Fill(view=View(work.view.ledger, {}), demand=work.demand)
     needs = asked if work.demand.opens(asked) else left
-    best = explaining.best_domain(blank, needs, work.demand.level)
+    best = explaining.best_domain(blank, needs, work.demand.level, state.all_freed())
     if homes and not work.demand.opens(left) and best not in homes:
         best = homes[0]
     work.draft.redo()

@@ -89,10 +89,10 @@ class Cycle:
         command, demand = work.book.request.command, work.demand
         if command.dry_run:
             return
-        target = left if demand.whole or not demand.units_in(left) else demand.times(1)
+        target = demand.wanted_at_once(left)
         key = (demand.key, frozenset(target.items()), place)
         if key not in self._hopes:
-            freed = Fill(view=View(self._all_freed(), {}), demand=demand)
+            freed = Fill(view=View(self.all_freed(), {}), demand=demand)
             self._hopes[key] = search.inside(freed, target, place) is not None
         if self._hopes[key]:
             first, last = self.ledger.range_of(*place)
@@ -132,7 +132,7 @@ class Cycle:
                 self._running.put(owner, service, ((ledger.lists.s1[node], ledger.lists.type[node]) for node in nodes))
         return self._running
 
-    def _all_freed(self) -> Ledger:
+    def all_freed(self) -> Ledger:
         """The fleet as if every service had let go of everything."""
         if self._freed is None:
             topology, snapshot = self.snapshot.topology, self.snapshot

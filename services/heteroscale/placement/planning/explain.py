@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
 
+from heteroscale.contracts.commands import Command
 from heteroscale.contracts.names import RoleName, ServiceName
 from heteroscale.contracts.spec import Level
 from heteroscale.placement.planning import exact, fits, search
 from heteroscale.placement.planning.fill import Fill
+from heteroscale.placement.planning.ledger import Ledger
 from heteroscale.placement.planning.model import PlanReason
+from heteroscale.placement.planning.topology import Topology
 from heteroscale.placement.planning.units import Demand, Needs
 
 Place = tuple[Level, int]
 
 
-def best_domain(blank: Fill, needs: Needs, level: Level) -> Place | None:
-    """The domain of a level that comes nearest to holding the needs: most units, then the largest share, then structure."""
+def best_domain(blank: Fill, needs: Needs, level: Level, freed: Ledger) -> Place | None:
+    """The domain of a level that comes nearest to holding the needs: most units, then the largest share, then structure.
+
+    One that could not hold them (a unit of them, if they may come in units) even in `freed`, where nothing is held, comes
+    after all that could. None if the fleet has no node of the types that a role asks for.
+    """
     ledger, demand = blank.view.ledger, blank.demand
     number = len(ledger.topology.levels[level])
-    if not number:
+    if not number or not all(demand.shapes[role].types for role in needs):
         return None
     units = np.zeros(number, dtype=np.int64)
     whole = demand.units_in(needs)
@@ -31,7 +38,9 @@ def best_domain(blank: Fill, needs: Needs, level: Level) -> Place | None:
     share: np.ndarray[tuple[int], np.dtype[np.int64]] = np.full(number, 1 << 20, dtype=np.int64)
     for condition in fits.conditions(blank.view, demand, needs):
         share = np.minimum(share, (ledger.over(level, condition.slots) << 20) // max(1, condition.need))
-    key = (units << 24) + share
+    target = demand.wanted_at_once(needs)
+    hope = fits.holds(freed, fits.conditions(fits.View(freed, {}), demand, target), level)
+    key = (hope.astype(np.int64) << 60) + (units << 24) + share
     best = np.flatnonzero(key == key.max())
     return level, ledger.signatures.order(ledger.avail, best, level)[0].item()
 
@@ -142,10 +151,20 @@ _MISSING: Final[Mapping[PlanReason, str]] = {
 }
 
 
-def text_of(reason: PlanReason, shortfall: Needs, blocked_by: list[ServiceName], waits_ms: int) -> str:
-    """One sentence for people: what is missing and what would fix it."""
+def unknown_types(topology: Topology, command: Command, roles: Iterable[RoleName]) -> str:
+    """The roles that ask for GPU types of which the fleet has none, with the types that it has; empty if there are none."""
+    asked = {role: [choice.type for choice in command.roles[role].gpu_types] for role in sorted(roles) if role in command.roles}
+    foreign = [f"{role} asks for {' or '.join(types)}" for role, types in asked.items() if types and not set(types) & set(topology.types)]
+    there = f"{', '.join(topology.types)} only" if topology.types else "no nodes"
+    return f"{', '.join(foreign)}, and the fleet has {there}" if foreign else ""
+
+
+def text_of(reason: PlanReason, shortfall: Needs, blocked_by: list[ServiceName], waits_ms: int, unknown: str = "") -> str:
+    """One sentence for people: what is missing and what would fix it. `unknown`: the types asked for that the fleet has not."""
     if reason in _DONE:
         return _DONE[reason]
     lack = ", ".join(f"{count} {role}" for role, count in sorted(shortfall.items()))
+    if unknown:
+        return f"{lack} not placed: {unknown}; add such nodes or allow a type that is there"
     holders = f" ({', '.join(blocked_by)} there)" if blocked_by else ""
     return f"{lack} not placed: " + _MISSING[reason].format(holders=holders, waits_ms=waits_ms)

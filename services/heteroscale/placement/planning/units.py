@@ -105,6 +105,10 @@ class Demand:
         """The needs of `count` units."""
         return {role: share * count for role, share in self.unit.items()} if count else {}
 
+    def wanted_at_once(self, needs: Needs) -> Needs:
+        """What a domain must hold to be of use: one unit, or all that is needed if it comes whole or is less than a unit."""
+        return needs if self.whole or not self.units_in(needs) else self.times(1)
+
     def opens(self, needs: Mapping[RoleName, int]) -> bool:
         """Whether the needs may open a group: every role of the ratio is in them."""
         for role in self.unit:
