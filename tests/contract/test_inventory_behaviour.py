@@ -237,7 +237,7 @@ async def test_the_out_stream_keeps_order_until_acknowledged(inventory: Inventor
     assert 3 == len(entries)
     await inventory.acknowledge("default", [entry.entry for entry in entries])
     rest = await inventory.outbox("default")
-    assert 2 == len(rest) == await inventory.outbox_size("default")
+    assert 2 == len(rest)
     assert [entries[0].payload, rest[-1].payload] == sorted([entries[0].payload, rest[-1].payload])
 
 

@@ -90,7 +90,7 @@ async def test_gangs_of_many_fleets_on_a_cluster(cluster: str, at_end: AtEnd) ->
     for fleet in fleets:
         image = await inventory.read(fleet)
         assert image is not None
-        assert ([], 0, 1) == (check.inventory(image), image.nodes["n1"].free, await inventory.outbox_size(fleet))
+        assert ([], 0, 1) == (check.inventory(image), image.nodes["n1"].free, len(await inventory.outbox(fleet)))
 
 
 async def test_the_service_runs_on_a_cluster(cluster: str, memory_log: Log, at_end: AtEnd) -> None:

@@ -130,7 +130,7 @@ async def test_the_next_worker_finishes_what_a_dead_one_began(point: str, world:
     assert 9 == len(image.instances)
     orders = [(one.service, one.gen, one.seq) for one in stage.placements]
     assert len(orders) == len(set(orders)), "what the log had was written again"
-    assert 0 == await inventory.outbox_size("default")
+    assert [] == await inventory.outbox("default")
 
 
 async def dies(stage: Stage, log: Log, inventory: Any, doom: Doom) -> None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-_decode = msgspec.json.Decoder().decode
 ABSENT = "absent"
 
 
@@ -22,14 +21,14 @@ class Difference(NamedTuple):
         return f"{self.path}: recorded {self.recorded}, replayed {self.replayed}"
 
 
-def of_bytes(recorded: bytes, replayed: bytes) -> list[Difference]:
-    """Differences of two JSON documents, by path."""
-    return sorted(_walk(_decode(recorded), _decode(replayed), ""))
-
-
 def of_messages(recorded: msgspec.Struct, replayed: msgspec.Struct) -> list[Difference]:
     """Differences of two messages."""
-    return sorted(_walk(msgspec.to_builtins(recorded, str_keys=True), msgspec.to_builtins(replayed, str_keys=True), ""))
+    return of_documents(msgspec.to_builtins(recorded, str_keys=True), msgspec.to_builtins(replayed, str_keys=True))
+
+
+def of_documents(recorded: object, replayed: object) -> list[Difference]:
+    """Differences of two JSON documents, by path."""
+    return sorted(_walk(recorded, replayed, ""))
 
 
 def _walk(one: Any, other: Any, path: str) -> Iterator[Difference]:

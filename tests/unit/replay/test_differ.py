@@ -7,9 +7,9 @@ from heteroscale.replay import differ
 
 def test_only_leaves_that_differ() -> None:
     """Nested maps and lists, something more and something less."""
-    one = b'{"a":{"b":1,"c":[1,2,3]},"d":"x","e":null}'
-    other = b'{"a":{"b":2,"c":[1,5]},"d":"x","f":true}'
-    found = [(item.path, item.recorded, item.replayed) for item in differ.of_bytes(one, other)]
+    one = {"a": {"b": 1, "c": [1, 2, 3]}, "d": "x", "e": None}
+    other = {"a": {"b": 2, "c": [1, 5]}, "d": "x", "f": True}
+    found = [(item.path, item.recorded, item.replayed) for item in differ.of_documents(one, other)]
     assert [
         ("a.b", "1", "2"),
         ("a.c[1]", "2", "5"),
@@ -21,4 +21,4 @@ def test_only_leaves_that_differ() -> None:
 
 def test_equal_documents_have_none() -> None:
     """The order of keys is no difference."""
-    assert [] == differ.of_bytes(b'{"a":1,"b":2}', b'{"b":2,"a":1}')
+    assert [] == differ.of_documents({"a": 1, "b": 2}, {"b": 2, "a": 1})

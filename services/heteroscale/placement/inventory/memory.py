@@ -155,10 +155,6 @@ class MemoryInventory:
         here, known = self._of(fleet), frozenset(entries)
         here.out = [entry for entry in here.out if entry.entry not in known]
 
-    async def outbox_size(self, fleet: FleetName) -> int:
-        """See protocol."""
-        return len(self._of(fleet).out)
-
     async def lease(self, fleet: FleetName, holder: str, ttl_ms: int) -> str:
         """See protocol. Without a clock here, a lease lasts until its holder closes."""
         del ttl_ms

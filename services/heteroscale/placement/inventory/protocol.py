@@ -76,10 +76,6 @@ class Inventory(Protocol):
         """These are on the log."""
         ...
 
-    async def outbox_size(self, fleet: FleetName) -> int:
-        """How many Placements wait."""
-        ...
-
     async def lease(self, fleet: FleetName, holder: str, ttl_ms: int) -> str:
         """Say who plans now, if nobody does; returns the holder. Advisory: it saves work and protects nothing."""
         ...

@@ -170,11 +170,6 @@ class RedisInventory:
             async with self._bounded("acknowledge what was published"):
                 await _awaited(self._client.xdel(self.keys(fleet).out, *entries))
 
-    async def outbox_size(self, fleet: FleetName) -> int:
-        """See protocol."""
-        async with self._bounded("measure what is to be published"):
-            return int(await _awaited(self._client.xlen(self.keys(fleet).out)))
-
     async def lease(self, fleet: FleetName, holder: str, ttl_ms: int) -> str:
         """See protocol."""
         key = self.keys(fleet).lease
