@@ -5,7 +5,7 @@ Decoded objects are let go here: what waits costs a few bytes a figure. Knows na
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,8 +35,10 @@ _SHARES: Final = slice(_GAUGES + KV_USAGE, _GAUGES + RUNNING)
 _EXACT: Final = float(2**40)  # gauges are held in steps of 2^-40, so that their sums are exact in any order
 _FIGURES: Final = tuple(map(wire.PLACE_OF.__getitem__, FIGURES))
 _IDENTITY: Final = tuple(map(wire.PLACE_OF.__getitem__, ("instance", "role", "gpu_type", "gpus", "state")))
+_Heard: TypeAlias = tuple[list[list[Any]], list[int]]  # identities as columns, and their seats
+_HEARD_MIN: Final = 8  # samples a record; of fewer the identities are quicker looked up
 _HEARD_MAX: Final = 2  # identities remembered in their order, for each seat
-_NOTHING_HEARD: Final[tuple[tuple[list[Any], ...], list[int]]] = ((), [])
+_NOTHING_HEARD: Final[_Heard] = ([], [])
 Identity: TypeAlias = tuple[InstanceName, RoleName, GpuTypeName | None, int | None, str]  # a name and a face
 
 
@@ -93,7 +95,7 @@ class Directory:
         self._free_rows: list[int] = []
         self._free_seats: list[int] = []
         self._face_of: dict[Face, int] = {}
-        self._heard: dict[InstanceName, tuple[tuple[list[Any], ...], list[int]]] = {}  # by first name: identities and their seats
+        self._heard: dict[InstanceName, _Heard] = {}  # by first name: identities and their seats
         self._heard_count = 0  # identities in it
 
     @property
@@ -101,25 +103,16 @@ class Directory:
         """Rows below this number are, or were, given to an instance."""
         return len(self.row_of) + len(self._free_rows)
 
-    def seats(self, *identities: list[Any]) -> list[int]:
-        """The seat of each sample's identity, which come as columns: names, and those of a Face.
-
-        Publishers name the same instances in the same order again and again. So the columns are compared with those that began with
-        the same name before, which takes a third of the time of looking up one identity after the other.
-        """
-        begin = identities[0][0]
-        columns, seats = self._heard.get(begin, _NOTHING_HEARD)
-        if columns == identities:
-            return seats
-        self._heard_count += len(identities[0]) - len(seats)
-        if self._heard_count > _HEARD_MAX * (len(self._seat_of) + 1):
-            self._heard, self._heard_count = {}, len(identities[0])
-        try:
-            seats = list(map(self._seat_of.__getitem__, zip(*identities, strict=True)))
-        except KeyError:
-            seats = list(map(self._seat, zip(*identities, strict=True)))
-        self._heard[begin] = identities, seats
-        return seats
+    def seats(self, lengths: list[int], *identities: list[Any]) -> Ints:
+        """The seat of each sample's identity. `lengths`: of the records they came in; `identities`: names, and the columns of a Face."""
+        count = len(identities[0])
+        if count < _HEARD_MIN * len(lengths):
+            return np.fromiter(self._looked_up(identities), dtype=np.int64, count=count)
+        seats: list[int] = []
+        for length in lengths:
+            begin = len(seats)
+            seats += self._seats_of_record([column[begin : begin + length] for column in identities])
+        return np.fromiter(seats, dtype=np.int64, count=count)
 
     def look_up(self, seats: Ints) -> tuple[Ints, Ints]:
         """The row and the number of the face of each seat."""
@@ -136,6 +129,29 @@ class Directory:
             del self.row_of[self.name(row)]
             self._free_rows.append(row)
             self._free_seats += [self._seat_of.pop(identity) for identity in self._identities_of.pop(row)]
+
+    def _seats_of_record(self, identities: list[list[Any]]) -> list[int]:
+        """The same of one record.
+
+        Publishers name the same instances in the same order again and again. So the columns are compared with those that began with
+        the same name before, which takes a third of the time of looking up one identity after the other.
+        """
+        begin = identities[0][0]
+        columns, seats = self._heard.get(begin, _NOTHING_HEARD)
+        if columns == identities:
+            return seats
+        self._heard_count += len(identities[0]) - len(seats)
+        if self._heard_count > _HEARD_MAX * (len(self._seat_of) + len(identities[0])):
+            self._heard, self._heard_count = {}, len(identities[0])
+        seats = self._looked_up(identities)
+        self._heard[begin] = identities, seats
+        return seats
+
+    def _looked_up(self, identities: Sequence[list[Any]]) -> list[int]:
+        try:
+            return list(map(self._seat_of.__getitem__, zip(*identities, strict=True)))
+        except KeyError:
+            return list(map(self._seat, zip(*identities, strict=True)))
 
     def _seat(self, identity: Identity) -> int:
         seat = self._seat_of.get(identity)
@@ -174,7 +190,7 @@ class Intake:
         self._fields: list[Any] = []  # of the samples that are not columns yet, as in a Batch
         self._arrivals: list[Arrival] = []
         self._lengths: list[int] = []  # samples of each arrival
-        self._waiting_seats: list[int] = []  # of the samples that are not columns yet
+        self._recorded = 0  # arrivals whose samples are columns
         self._filled = 0  # of the buffers
         self._figures = np.empty((_WIDTH, CHUNK))
         self._seats = np.empty(CHUNK, dtype=np.int64)
@@ -187,7 +203,6 @@ class Intake:
 
     def add(self, batch: Batch, arrival: Arrival) -> None:
         """Take a record's samples."""
-        self._waiting_seats += self._directory.seats(*(batch.fields[place :: wire.WIDTH] for place in _IDENTITY))
         begin = len(self._fields)
         self._fields += batch.fields
         self._arrivals.append(arrival)
@@ -223,7 +238,7 @@ class Intake:
         buckets = [BucketColumns(kind, edges, *buffer.take()) for (kind, edges), buffer in self._buckets.items()]
         if self._figures.shape[1] > SLACK * max(self.count, CHUNK):  # after a surge
             self._figures, self._seats = _emptied(self._figures, 2 * self.count), _emptied(self._seats, 2 * self.count)
-        self.count = self._filled = 0
+        self.count = self._filled = self._recorded = 0
         return Columns(rows, figures, late, arrival, arrivals, buckets)
 
     def _to_columns(self) -> None:
@@ -236,8 +251,8 @@ class Intake:
         columns = [fields[place :: wire.WIDTH] for place in _FIGURES]
         pack_columns(columns[: COUNTERS.start], figures[: COUNTERS.start], WHOLE)
         pack_columns(columns[COUNTERS.start :], figures[COUNTERS.start : len(columns)], FLOATS)
-        self._seats[first : self.count] = np.fromiter(self._waiting_seats, dtype=np.int64, count=self.count - first)
-        self._waiting_seats.clear()
+        lengths, self._recorded = self._lengths[self._recorded :], len(self._lengths)
+        self._seats[first : self.count] = self._directory.seats(lengths, *(fields[place :: wire.WIDTH] for place in _IDENTITY))
 
     def _reserve(self, count: int) -> None:
         room = self._figures.shape[1]

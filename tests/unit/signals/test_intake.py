@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-
 from heteroscale.signals import wire
 from heteroscale.signals.intake import Arrival, Directory, Face, Intake
 from heteroscale.signals.series import Ints
@@ -14,7 +12,7 @@ from support.telemetry_lines import ms, record, sample
 
 def _seats(directory: Directory, names: list[str], states: list[str]) -> Ints:
     count = len(names)
-    return np.array(directory.seats(names, ["decode"] * count, ["H20"] * count, [8] * count, states))
+    return directory.seats([count], names, ["decode"] * count, ["H20"] * count, [8] * count, states)
 
 
 def test_one_row_an_instance_whatever_it_says_of_itself() -> None:
@@ -43,10 +41,11 @@ def test_freed_row_is_another_instances_and_nothing_of_the_old_one_is_left() -> 
 def test_names_in_an_order_heard_before_are_given_what_they_are_now() -> None:
     """The same names as before, then with another state, in another order, some of them only, and after all were freed: rows by name."""
     directory = Directory()
-    names = ["a", "b", "c"]
+    names = list("abcdefghijkl")
+    serving = ["serving"] * len(names)
     for names_now, states in (
-        (names, ["serving"] * 3), (names, ["serving"] * 3), (names, ["serving", "draining", "serving"]), (["a", "c", "b"], ["serving"] * 3),
-        (["a"], ["serving"]), (names, ["serving"] * 3),
+        (names, serving), (names, serving), (names, [*serving[1:], "draining"]), (["a", *names[:0:-1]], serving),
+        (names[:9], serving[:9]), (names, serving), (["a"], ["serving"]), (names, serving),
     ):  # fmt: skip
         rows, faces = directory.look_up(_seats(directory, names_now, states))
         assert [names.index(name) for name in names_now] == rows.tolist()
@@ -54,8 +53,8 @@ def test_names_in_an_order_heard_before_are_given_what_they_are_now() -> None:
     directory.free([0])
     rows, _ = directory.look_up(_seats(directory, ["z"], ["serving"]))
     assert [0] == rows.tolist()
-    rows, _ = directory.look_up(_seats(directory, names, ["serving"] * 3))
-    assert [3, 1, 2] == rows.tolist()
+    rows, _ = directory.look_up(_seats(directory, names, serving))
+    assert [len(names), *range(1, len(names))] == rows.tolist()
 
 
 def test_surge_does_not_hold_its_memory() -> None:
