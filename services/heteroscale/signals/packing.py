@@ -40,6 +40,13 @@ def pack_lists(lists: Sequence[Sequence[float]], into: NDArray[np.float64]) -> N
     into[:] = _unpacked(_pack(lists), len(lists), into.shape[1], FLOATS)
 
 
+def grown(array: NDArray[Any], room: int) -> NDArray[Any]:
+    """The same with room for more along the last axis."""
+    grown = np.empty((*array.shape[:-1], room), dtype=array.dtype)
+    grown[..., : array.shape[-1]] = array
+    return grown
+
+
 def _pack_alike(columns: list[Sequence[float | int | None]], into: NDArray[np.float64], places: list[int], kind: str) -> bool:
     """Whether every figure of these columns takes nine bytes: only then they are written to their places."""
     packed = _pack(columns)

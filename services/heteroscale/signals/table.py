@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from heteroscale.signals import wire
-from heteroscale.signals.intake import AT, COUNTERS, EXTRAS, STARTED, Arrival, BucketColumns, Columns, Directory, Face, Intake
+from heteroscale.signals.directory import Directory, Face
+from heteroscale.signals.intake import AT, COUNTERS, EXTRAS, STARTED, Arrival, BucketColumns, Columns, Intake
 from heteroscale.signals.series import Floats, Ints, Mask, Readings, Series, any_column
 from heteroscale.signals.wire import HISTOGRAMS, BadSample, Batch, Edges, sample_bytes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from heteroscale.signals import wire
-from heteroscale.signals.intake import Arrival, Directory, Face, Intake
+from heteroscale.signals.directory import Directory, Face
+from heteroscale.signals.intake import Arrival, Intake
 from heteroscale.signals.series import Ints
 from support.telemetry_lines import ms, record, sample
 
