@@ -79,14 +79,11 @@ def applied(spec: ServiceSpec, overrides: Iterable[Override]) -> ServiceSpec:
 
 
 def _set(document: Any, one: Override) -> None:
-    here = document
+    here, last = document, len(one.path) - 1
     for at, step in enumerate(one.path):
-        known = _has(here, step)
-        if not known and (at + 1 < len(one.path) or isinstance(here, list)):
+        if not _has(here, step):
             raise Rejected("override", _unknown(here, step, one.path[:at]), one.text)
-        if at + 1 == len(one.path):
-            if isinstance(here, dict) and not known:
-                raise Rejected("override", _unknown(here, step, one.path[:at]), one.text)
+        if at == last:
             here[step] = one.value
         else:
             here = here[step]

@@ -25,6 +25,12 @@ def test_an_override_of_another_service_changes_nothing() -> None:
     assert 1 == overrides.applied(spec, [overrides.parse("chat:priority=1")]).priority
 
 
+def test_a_service_that_is_not_there_is_refused() -> None:
+    """An override that would say nothing is a slip."""
+    with pytest.raises(Rejected, match="there are chat, code"):
+        overrides.check_services([overrides.parse("chta:priority=1")], ["code", "chat"])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -33,6 +39,9 @@ def test_an_override_of_another_service_changes_nothing() -> None:
         ("signals[3].target=1", "has 1 entries"),
         ("behavior.scale_in.cooldown=30", "write 30s"),
         ("roles.decode.min=200", "max"),
+        ("priority.low=1", "priority is a plain value"),
+        ("signals[low].target=1", "no field path"),
+        ("fleet=other", "cannot be another one"),
         ("cooldown", "write PATH=VALUE"),
         ("a..b[=1", "no field path"),
     ],
