@@ -10,7 +10,9 @@ from typing import Final
 import msgspec
 
 from heteroscale.cli import files
+from heteroscale.contracts import keys
 from heteroscale.contracts.errors import Rejected
+from heteroscale.contracts.fleet import FleetNode
 from heteroscale.placement.topologies import importers
 from heteroscale.placement.topologies.importers import Imported
 
@@ -56,6 +58,16 @@ def read(path: str, source: Source) -> Imported:
     if not imported.nodes:
         raise Rejected("fleet", "lists no node", path)
     return imported
+
+
+def as_written(imported: Imported, known: Mapping[str, FleetNode]) -> list[FleetNode]:
+    """The nodes as an import writes them: one whose file says no state keeps the one that it has. `known`: by their keys."""
+
+    def kept(node: FleetNode) -> FleetNode:
+        before = known.get(keys.node_key(node.fleet, node.node)) if node.node in imported.stateless else None
+        return node if before is None else msgspec.structs.replace(node, state=before.state)
+
+    return [kept(node) for node in imported.nodes]
 
 
 class _File:

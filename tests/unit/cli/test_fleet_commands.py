@@ -301,6 +301,22 @@ def test_what_is_no_slurm_topology_is_a_problem(document: object) -> None:
     assert slurm.from_yaml(document, GIVEN).problems
 
 
+def test_an_import_that_says_no_state_lets_a_cordoned_node_be(line: CommandLine, tmp_path: Path) -> None:
+    """A nightly import must not put back to work what people took out; a file that says `ready` does, and diff agrees with import."""
+    line("fleet", "import", write(tmp_path, "a.yaml", FLEET))
+    line("fleet", "cordon", "a1-1", "a1-2")  # the file says that a1-1 is ready, and nothing of a1-2
+    assert "~ default/a1-1  state: cordoned -> ready\n" == line("fleet", "diff", write(tmp_path, "a.yaml", FLEET)).stdout
+    (counts,) = line.json("fleet", "import", write(tmp_path, "a.csv", CSV))
+    assert (1, 2) == (counts["changed"], counts["unchanged"])
+    assert ("ready", "cordoned") == (nodes(line)["a1-1"]["state"], nodes(line)["a1-2"]["state"])
+    tree = write(tmp_path, "topology.conf", SLURM)
+    given = ("--gpu-type", "H20", "--gpus", "8")
+    line("fleet", "import", tree, *given)
+    line("fleet", "lost", "n01")
+    assert 4 == line.json("fleet", "import", tree, *given)[0]["unchanged"]
+    assert "lost" == nodes(line)["n01"]["state"]
+
+
 def test_diff_says_what_an_import_would_change(line: CommandLine, tmp_path: Path) -> None:
     """New, gone and changed nodes, field by field; exit 1 if there are any, and nothing is written."""
     line("fleet", "import", write(tmp_path, "a.yaml", FLEET))

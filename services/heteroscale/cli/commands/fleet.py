@@ -23,6 +23,7 @@ from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic
 from heteroscale.contracts.units import Duration, instant_text
 from heteroscale.decision.specs.problems import did_you_mean
+from heteroscale.placement.topologies.importers import Imported
 from heteroscale.runtime import clock
 
 LOOK_EVERY_S = 0.5
@@ -59,11 +60,12 @@ def import_(path: str, source: Source, *, prune: bool, dry_run: bool, as_json: b
 
     Formats: plain YAML (as `heteroscale plan` reads), CSV (node,gpu_type,gpus,cluster,s2,s1[,s0,state,used,fleet]), topograph
     models, `kubectl get nodes -o json`, Slurm topology.conf and topology.yaml. Nothing is written if anything in the file is wrong.
+    A node of which the file says no state keeps the one that it has.
     """
     imported = fleet_files.read(path, source)
     for warning in imported.warnings:
         output.note(f"{path}: note: {warning}")
-    changes = run_async(_import(imported.nodes, prune=prune, dry_run=dry_run))
+    changes = run_async(_import(imported, prune=prune, dry_run=dry_run))
     counts = {"created": 0, "changed": 0, "unchanged": 0, "removed": 0}
     for _, what in changes:
         counts[what] += 1
@@ -74,11 +76,12 @@ def import_(path: str, source: Source, *, prune: bool, dry_run: bool, as_json: b
         click.echo(", ".join(f"{count} {verb if what != 'unchanged' else ''}{what}" for what, count in counts.items()))
 
 
-async def _import(nodes: list[FleetNode], *, prune: bool, dry_run: bool) -> list[tuple[str, str]]:
+async def _import(imported: Imported, *, prune: bool, dry_run: bool) -> list[tuple[str, str]]:
     connection = connection_of()
     async with connection.log() as log:
         view = LogView(log, connection.prefix)
         known = await view.newest_each(FleetNode, Topic.FLEET)
+        nodes = fleet_files.as_written(imported, known)
         at_ms = await view.now_ms()
         changes: list[tuple[str, str]] = []
         entries: list[Entry] = []

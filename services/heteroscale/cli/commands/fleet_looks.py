@@ -37,8 +37,8 @@ Examples:
 @connection_options
 def diff(path: str, source: Source, *, as_json: bool) -> None:
     """What `fleet import --prune` would change, field by field. Exit 1 if anything differs. Writes nothing."""
-    nodes = fleet_files.read(path, source).nodes
-    differences = fleet_diff.between(list(run_async(nodes_of_log()).values()), nodes)
+    imported, known = fleet_files.read(path, source), run_async(nodes_of_log())
+    differences = fleet_diff.between(known.values(), fleet_files.as_written(imported, known))
     for one in differences:
         if as_json:
             output.emit(one)

@@ -106,7 +106,7 @@ def from_topograph(document: object, given: Given) -> Imported:
         nodes += known(names_in(block.nodes, f"blocks[{index}]", problems), at, given, problems)
         leaves.add(leaf)
         filled |= {leaf} if block.nodes else set()
-    return checked(nodes, problems, empty_of(leaves, filled, above))
+    return checked(nodes, problems, empty=empty_of(leaves, filled, above))
 
 
 def empty_of(leaves: Collection[str], filled: Collection[str], above: Mapping[str, str]) -> set[str]:

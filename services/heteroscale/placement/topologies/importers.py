@@ -9,7 +9,7 @@ import csv
 import difflib
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from heteroscale.contracts import codec
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.fleet import FleetNode
-from heteroscale.contracts.names import FleetName
+from heteroscale.contracts.names import FleetName, NodeName
 
 NODE_KEYS: Final = ("node", "fleet", "gpu_type", "gpus", "used", "at", "state", "observed_at_ms")
 CSV_COLUMNS: Final = ("node", "gpu_type", "gpus", "cluster", "s2", "s1")
@@ -31,11 +31,15 @@ NAMED_MAX: Final = 5  # of what one warning is about
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """Nodes in the order of the source, what is wrong (nothing is to be written then), and what looks odd."""
+    """Nodes in the order of the source, what is wrong (nothing is to be written then), and what looks odd.
+
+    `stateless`: nodes of which the source says no state, so that a cordoned one stays cordoned.
+    """
 
     nodes: list[FleetNode]
     problems: list[str] = []
     warnings: list[str] = []
+    stateless: frozenset[NodeName] = frozenset()
 
 
 def from_document(document: object, fleet: FleetName | None = None) -> Imported:
@@ -57,7 +61,8 @@ def from_document(document: object, fleet: FleetName | None = None) -> Imported:
             nodes.append(codec.convert(FleetNode, {"fleet": name, **entry}))
         except Rejected as error:
             problems.append(f"{place}: {_words(error.message)}")
-    return checked(nodes, problems)
+    stated = {str(entry.get("node")) for entry in document["nodes"] if isinstance(entry, dict) and "state" in entry}
+    return checked(nodes, problems, stated=stated)
 
 
 def from_csv(text: str, fleet: FleetName | None = None) -> Imported:
@@ -69,15 +74,17 @@ def from_csv(text: str, fleet: FleetName | None = None) -> Imported:
     problems = [f"line 1: no column {column}; write {','.join(CSV_COLUMNS)}" for column in missing]
     problems += [f"line 1: unknown column {column!r}; {_hint(column, (*CSV_COLUMNS, *CSV_OPTIONAL))}" for column in strange]
     nodes: list[FleetNode] = []
+    stated: set[NodeName] = set()
     for row in rows if not problems else ():
         cells = {key.strip(): (value or "").strip() for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
         try:
             nodes.append(_from_cells(cells, fleet))
+            stated |= {nodes[-1].node} if cells.get("state") else set()
         except Rejected as error:
             problems.append(f"line {rows.line_num}: {_words(error.message)}")
         except ValueError as error:
             problems.append(f"line {rows.line_num}: {error}")
-    return checked(nodes, problems)
+    return checked(nodes, problems, stated=stated)
 
 
 def _from_cells(cells: Mapping[str, str], fleet: FleetName | None) -> FleetNode:
@@ -99,8 +106,13 @@ def _from_cells(cells: Mapping[str, str], fleet: FleetName | None) -> FleetNode:
     return codec.convert(FleetNode, document)
 
 
-def checked(nodes: Sequence[FleetNode], problems: Iterable[str] = (), empty: Iterable[str] = ()) -> Imported:
-    """The nodes with what makes no sense about them, and what looks odd. `empty`: switches and blocks that hold no node."""
+def checked(
+    nodes: Sequence[FleetNode], problems: Iterable[str] = (), *, stated: Collection[NodeName] = (), empty: Iterable[str] = ()
+) -> Imported:
+    """The nodes with what makes no sense about them, and what looks odd.
+
+    `stated`: nodes of which the source says the state. `empty`: switches and blocks that hold no node.
+    """
     found = list(problems)
     counts = Counter((node.fleet, node.node) for node in nodes)
     found += [f"{node}: is listed {count} times; keep one" for (_, node), count in sorted(counts.items()) if count > 1]
@@ -118,7 +130,8 @@ def checked(nodes: Sequence[FleetNode], problems: Iterable[str] = (), empty: Ite
             found.append(f"{node.node}: gpus {node.gpus} is not possible; write 1 or more, or leave the node out")
         if not 0 <= node.used <= max(node.gpus, 0):
             found.append(f"{node.node}: used {node.used} is not between 0 and its {node.gpus} GPUs; write the GPUs that others hold")
-    return Imported(list(nodes), found, [*_odd(nodes), *_without_nodes(sorted(empty))])
+    stateless = frozenset(node.node for node in nodes).difference(stated)
+    return Imported(list(nodes), found, [*_odd(nodes), *_without_nodes(sorted(empty))], stateless)
 
 
 def _odd(nodes: Sequence[FleetNode]) -> list[str]:

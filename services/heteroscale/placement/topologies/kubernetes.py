@@ -83,7 +83,7 @@ def from_nodes(document: object, given: Given) -> Imported:
             nodes += [node] if node is not None else []
     if not nodes and not problems:
         problems.append(f"lists no node with {GPU_COUNT} capacity")
-    return checked(nodes, problems)
+    return checked(nodes, problems, stated=[node.node for node in nodes])
 
 
 def _node(item: _KubernetesNode, gpus: int, given: Given, problems: list[str]) -> FleetNode | None:

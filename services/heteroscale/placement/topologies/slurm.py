@@ -123,4 +123,4 @@ def _imported(leaves: Sequence[_Leaf], above: dict[str, str], given: Given, prob
         hosts = names_in([leaf.hosts], leaf.place, problems)
         filled |= {leaf.name} if hosts else set()
         nodes += known(hosts, at, given, problems)
-    return checked(nodes, problems, empty_of({leaf.name for leaf in leaves}, filled, above))
+    return checked(nodes, problems, empty=empty_of({leaf.name for leaf in leaves}, filled, above))
