@@ -195,9 +195,8 @@ def _hosted(fill: Fill, s1s: npt.NDArray[np.int64], left: Typed) -> Vector:
         if shape.within in (S2, CLUSTER):
             size = min(size, ledger.sizes(code)[0])
         finest[code] = min(finest.get(code, size), size)
-    hosted: Vector = np.zeros(len(s1s), dtype=np.int64)
-    for code, gpus in demand.items():
-        hosted += np.minimum(gpus, view.slots(code, finest[code])[s1s] * ledger.effective(code, finest[code]))
+    each = [np.minimum(gpus, view.slots(code, finest[code])[s1s] * ledger.effective(code, finest[code])) for code, gpus in demand.items()]
+    hosted: Vector = each[0] if len(each) == 1 else np.add.reduce(each)
     return hosted
 
 

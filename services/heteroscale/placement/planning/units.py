@@ -125,7 +125,7 @@ def subtract(needs: Mapping[RoleName, int], less: Mapping[RoleName, int]) -> Nee
 
 def _shape(name: RoleName, role: CommandRole, types: Mapping[str, int]) -> Shape:
     if role.gpu_types:
-        known = tuple((rank, types[choice.type]) for rank, choice in enumerate(role.gpu_types) if choice.type in types)
+        known = tuple([(rank, types[choice.type]) for rank, choice in enumerate(role.gpu_types) if choice.type in types])
     else:
         known = tuple((0, code) for code in sorted(types.values()))
     if not role.parts:
