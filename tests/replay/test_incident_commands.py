@@ -128,6 +128,14 @@ def test_to_test_writes_a_test_that_passes(tmp_path: Path, *, shrink: bool) -> N
     assert 0 == subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).returncode
 
 
+def test_a_test_is_written_over_nothing(tmp_path: Path) -> None:
+    """Neither over a folder that holds something nor over a file."""
+    (tmp_path / "file").write_text("mine")
+    for target in (tmp_path, tmp_path / "file"):
+        done = run("incident", "to-test", BURST, "-o", target)
+        assert (2, True) == (done.exit_code, "exists already and is not an empty directory" in done.output)
+
+
 def test_there_is_nothing_to_shrink_in_an_identical_bundle(tmp_path: Path) -> None:
     """It says so."""
     done = run("incident", "to-test", BURST, "--shrink", "-o", tmp_path / "x")

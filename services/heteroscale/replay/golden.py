@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -43,18 +43,22 @@ class Made(msgspec.Struct, frozen=True):
     records: int
 
 
-def to_test(source: Bundle, target: Path, *, shrink: bool) -> Made:
+def to_test(source: Bundle, target: Path, *, shrink: bool, progress: Callable[[str, int], None] = lambda _what, _number: None) -> Made:
     """Write bundle and test. Raises Rejected (`identical`: nothing to shrink towards, `exists`, `missing`)."""
-    found = verify.verify(source)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Rejected("exists", "exists already and is not an empty directory; name another with -o", str(target))
+    found = verify.verify(source, progress=lambda stage, number: progress(stage.value, number))
     if found.outcome in {Outcome.MISSING, Outcome.NOT_REPLAYABLE}:
         raise Rejected("missing", f"the bundle is {found.outcome.value}, so a test could not tell anything", str(source.folder))
     mark = shrinking.mark_of(found)
     if shrink and mark is None:
         raise Rejected("identical", "the bundle verifies as identical, so nothing can be shrunk towards; leave --shrink out", str(target))
-    if target.exists() and any(target.iterdir()):
-        raise Rejected("exists", "exists already and is not empty; name another with -o", str(target))
     target.mkdir(parents=True, exist_ok=True)
-    cut = shrinking.shrink(source, mark) if shrink and mark is not None else shrinking.everything(source)
+    cut = (
+        shrinking.shrink(source, mark, lambda number: progress("parts tried", number))
+        if shrink and mark is not None
+        else shrinking.everything(source)
+    )
     made = shrinking.write(source, cut, target / FOLDER)
     after = verify.verify(bundles.open_folder(target / FOLDER))
     name = re.sub(r"\W+", "_", target.name.strip("/")).strip("_").lower() or "incident"

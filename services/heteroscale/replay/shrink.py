@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,10 +64,12 @@ def mark_of(verdict: Verdict) -> Mark | None:
     return None if first is None else (first[0].stage, first[1].service, first[1].at_ms)
 
 
-def shrink(source: Bundle, mark: Mark) -> Cut:
-    """The smallest cut that still first differs at `mark`. Greedy: each step is kept only if it does."""
+def shrink(source: Bundle, mark: Mark, tried: Callable[[int], None] = lambda _number: None) -> Cut:
+    """The smallest cut that still first differs at `mark`. Greedy: each step is kept only if it does. `tried` hears how many were."""
     best = everything(source)
+    numbers = itertools.count(1)
     for candidate in _narrower(best, mark):
+        tried(next(numbers))
         if _still(source, candidate, mark):
             best = candidate
     low, high = _oldest(source, best), mark[2]
@@ -74,6 +77,7 @@ def shrink(source: Bundle, mark: Mark) -> Cut:
     for _ in range(BISECTIONS):
         middle = (low + high) // 2
         later = _later(best, middle, states_ms)
+        tried(next(numbers))
         if _still(source, later, mark):
             best, low = later, middle
         else:

@@ -140,8 +140,12 @@ def export_command(bundle: Path, topic: str, target: Path) -> None:
 @json_option
 def to_test(bundle: Path, target: Path, *, shrink: bool, as_json: bool) -> None:
     """Make a bundle into a golden test: the bundle, and a pytest module that expects of it what it gives now."""
-    with archive.opened(bundle) as found:
-        made = golden.to_test(found, target, shrink=shrink)
+    progress = bundles.Progress()
+    try:
+        with archive.opened(bundle) as found:
+            made = golden.to_test(found, target, shrink=shrink, progress=progress)
+    finally:
+        progress.done()
     if as_json:
         output.emit(msgspec.to_builtins(made))
         return
