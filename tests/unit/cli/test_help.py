@@ -101,3 +101,9 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(cli, ["completion", "bash"])
     assert 130 == result.exit_code
     assert "interrupted" in result.stderr
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """`python -m heteroscale` is the command, where no console script is on the path."""
+    done = subprocess.run([sys.executable, "-m", "heteroscale", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("heteroscale, version ")
