@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 
 import orjson
-import pytest
-import structlog
 
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Logging as it was before."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_json_lines_carry_event_level_time_and_bound_fields() -> None:
