@@ -57,7 +57,7 @@ def moved_to(service: Service, state: str) -> float:
     """How many instances went into a state, by the metrics of the process."""
     with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics", timeout=5) as answer:
         page = answer.read().decode()
-    found = re.findall(rf'^heteroscale_placement_transitions_instances_total{{.*after="{state}".*}} (\S+)$', page, re.MULTILINE)
+    found = re.findall(rf'^heteroscale_placement_transitions_total{{.*after="{state}".*}} (\S+)$', page, re.MULTILINE)
     return sum(map(float, found))
 
 
