@@ -654,6 +654,23 @@ def test_external_change_downward_waits_for_the_timeout_and_never_follows_silenc
         assert (silent == 0) == ("external_change" in actions)
 
 
+def test_nobody_heard_is_no_external_change_while_the_placement_lists_instances() -> None:
+    """Absent telemetry never lowers capacity: a role that runs by its Placement and was never heard keeps its count.
+
+    One that is gone among others that are heard is adopted.
+    """
+    for heard in (0, 3):
+        run = Run(lawbook.spec(behavior={"pending": {"timeout": "60s"}}), setting=LIVE)
+        run.give(lawbook.placement(1, seq=1, counts={"decode": {"ready": 2}, "prefill": {"ready": 1}}))
+        for _ in range(5):
+            run.window(decode=2, prefill=1, load=2.0)
+        run.window(decode=2, prefill=1, load=4.0)
+        run.give(lawbook.placement(run.commands[-1].revision, seq=2, counts={"decode": {"ready": 4}, "prefill": {"ready": 2}}))
+        reasons = [run.window(decode=heard, prefill=min(2, heard), load=4.0 if heard else None).reason.value for _ in range(12)]
+        assert (heard > 0) == ("external_change" in reasons)
+        assert heard or {"decode": 4, "prefill": 2} == counts(run.decisions[-1])
+
+
 def test_spec_changed_holds_windows_of_an_older_revision() -> None:
     """A window built under an older spec is not judged."""
     run = Run(lawbook.spec())

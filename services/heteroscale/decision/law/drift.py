@@ -22,16 +22,24 @@ def judge(scene: Scene, law: LawState, role: RoleName) -> Drifted:
     """Adopt what is observed when it left the command by itself.
 
     Short for longer than `pending.timeout` with no placement in progress: downward. Without a placement service: in either
-    direction, after one full window. Downward never when a window since the fall counted a silent instance.
+    direction, after one full window. Downward never when a window since the fall counted a silent instance, nor when nobody of
+    the role is heard and the newest Placement lists some that run: telemetry is absent then, and a placement service is told of
+    instances that end.
     """
     state, present = law.roles[role], census.running(scene, role)
     timeout_ms = scene.spec.behavior.pending.timeout.ms
     overdue = state.short_since_ms is not None and scene.now_ms - state.short_since_ms > timeout_ms
-    if overdue and present < state.wanted and not state.fall_silent and not census.in_progress(scene, law):
+    falls = present < state.wanted and not state.fall_silent and not _is_unheard(scene, law, role)
+    if overdue and falls and not census.in_progress(scene, law):
         return _adopt(scene, role, state, present, "for longer than the time-out")
     if scene.places:
         return Drifted(state)
     return _judge_unplaced(scene, role, state)
+
+
+def _is_unheard(scene: Scene, law: LawState, role: RoleName) -> bool:
+    """Whether a role runs by its Placement and not one instance of it is heard."""
+    return scene.places and scene.observed(role) == 0 and census.placed(law, role).existing > 0
 
 
 def _judge_unplaced(scene: Scene, role: RoleName, state: RoleState) -> Drifted:
