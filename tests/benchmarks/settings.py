@@ -15,7 +15,8 @@ import msgspec
 
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import Duration
-from heteroscale.simulator import demo, direct, offline, policies
+from heteroscale.simulator import demo, offline, policies
+from heteroscale.simulator.cores import direct
 from heteroscale.simulator.outcome import cases, trial
 from heteroscale.simulator.outcome.trial import Order, Stage
 

@@ -18,9 +18,10 @@ from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator import offline, traffic
+from heteroscale.simulator import offline
+from heteroscale.simulator.figures.view import View
+from heteroscale.simulator.load import traffic
 from heteroscale.simulator.offline import Through
-from heteroscale.simulator.view import View
 
 SERVICES = 4
 TARGET_INSTANCES = 2_000

@@ -18,8 +18,8 @@ from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts.units import instant_text
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator.crew import Tasks
-from heteroscale.simulator.embedded import Embedded
+from heteroscale.simulator.loop.crew import Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.play import play
 from support import incidents
 

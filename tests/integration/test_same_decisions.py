@@ -14,10 +14,10 @@ from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.topics import Topic
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator.crew import Tasks
-from heteroscale.simulator.embedded import Embedded
+from heteroscale.simulator.cluster.world import Scene
+from heteroscale.simulator.loop.crew import Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.play import play
-from heteroscale.simulator.world import Scene
 from support.simulation_cast import scene
 from support.topic_values import values
 

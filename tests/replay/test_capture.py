@@ -94,8 +94,8 @@ async def test_capture_while_the_topics_are_being_written(tmp_path: Path) -> Non
     """Captures taken during a run are whole up to their end: each verifies as identical."""
     here = incidents.scene(incidents.BURST)
     made: list[asyncio.Task[object]] = []
-    from heteroscale.simulator.crew import Tasks  # noqa: PLC0415
-    from heteroscale.simulator.embedded import Embedded  # noqa: PLC0415
+    from heteroscale.simulator.loop.crew import Tasks  # noqa: PLC0415
+    from heteroscale.simulator.loop.embedded import Embedded  # noqa: PLC0415
     from heteroscale.simulator.play import play  # noqa: PLC0415
 
     log, hops = MemoryLog(), 0

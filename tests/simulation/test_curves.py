@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from heteroscale.cli.main import cli
 from heteroscale.contracts.errors import Rejected
-from heteroscale.simulator import engines, profiles
+from heteroscale.simulator.model import engines, profiles
 from heteroscale.simulator.outcome import calibration
 
 

@@ -15,16 +15,18 @@ from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.topics import Topic
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator import closing, direct, offline, world
-from heteroscale.simulator.actuator import Actuator
-from heteroscale.simulator.crew import Tasks
-from heteroscale.simulator.direct import Direct, Ours
-from heteroscale.simulator.embedded import Embedded
+from heteroscale.simulator import closing, offline
+from heteroscale.simulator.cluster import world
+from heteroscale.simulator.cluster.actuator import Actuator
+from heteroscale.simulator.cluster.world import Scene
+from heteroscale.simulator.cores import direct
+from heteroscale.simulator.cores.direct import Direct, Ours
+from heteroscale.simulator.cores.panes import Inside
+from heteroscale.simulator.load.traffic import REQUESTS
+from heteroscale.simulator.loop.crew import Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.offline import Request, Through
-from heteroscale.simulator.panes import Inside
 from heteroscale.simulator.play import Played, play
-from heteroscale.simulator.traffic import REQUESTS
-from heteroscale.simulator.world import Scene
 from support.simulation_cast import START_MS, scene
 from support.topic_values import values
 

@@ -13,15 +13,16 @@ from click.testing import CliRunner
 
 from heteroscale.cli.main import cli
 from heteroscale.console import outcome as shown
-from heteroscale.simulator import policies, traces
+from heteroscale.simulator import policies
 from heteroscale.simulator.baselines import timed
+from heteroscale.simulator.load import traces
+from heteroscale.simulator.load.traffic import CACHED, PROMPT, REQUESTS
+from heteroscale.simulator.model.static import Day
 from heteroscale.simulator.outcome import bench as outcome_bench
 from heteroscale.simulator.outcome import cases, compare, study, trial
 from heteroscale.simulator.outcome.bench import Bench, Shelf
 from heteroscale.simulator.outcome.compare import Basis, Interval, Plan
 from heteroscale.simulator.outcome.trial import Order, Trial
-from heteroscale.simulator.static import Day
-from heteroscale.simulator.traffic import CACHED, PROMPT, REQUESTS
 
 SILENT = Bench(1, Shelf(), lambda _: None)
 

@@ -11,11 +11,13 @@ from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.telemetry import EngineState
 from heteroscale.decision.law.ratio import derive
-from heteroscale.simulator import closing, crew, world
-from heteroscale.simulator.direct import Direct, Ours
-from heteroscale.simulator.seen import Seen
-from heteroscale.simulator.site import at_once
-from heteroscale.simulator.world import World
+from heteroscale.simulator import closing
+from heteroscale.simulator.cluster import world
+from heteroscale.simulator.cluster.world import World
+from heteroscale.simulator.cores.direct import Direct, Ours
+from heteroscale.simulator.cores.site import at_once
+from heteroscale.simulator.figures.seen import Seen
+from heteroscale.simulator.loop import crew
 from support.simulation_cast import scene
 
 MINUTE_MS = 60_000

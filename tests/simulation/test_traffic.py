@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from heteroscale.contracts.errors import Rejected
-from heteroscale.simulator import traffic
-from heteroscale.simulator.traffic import OUTPUT, REQUESTS
+from heteroscale.simulator.load import traffic
+from heteroscale.simulator.load.traffic import OUTPUT, REQUESTS
 
 INTERVALS = "at_s,requests,prompt_tokens,output_tokens\n0,100,1000,500\n60,0,0,0\n120,50,700,90\n"
 REQUESTS_CSV = "at_s,prompt_tokens,output_tokens,cached_prompt_tokens\n0.5,100,10,20\n3,200,30,0\n7.25,50,5,50\n"

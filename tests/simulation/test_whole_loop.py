@@ -23,12 +23,14 @@ from heteroscale.contracts.topics import Topic
 from heteroscale.decision.law.ratio import derive
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator import crew, demo, fleet
-from heteroscale.simulator.crew import Tasks
-from heteroscale.simulator.embedded import Embedded
+from heteroscale.simulator import demo
+from heteroscale.simulator.cluster import fleet
+from heteroscale.simulator.cluster.world import Scene
+from heteroscale.simulator.figures.view import View
+from heteroscale.simulator.loop import crew
+from heteroscale.simulator.loop.crew import Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.play import Played, play
-from heteroscale.simulator.view import View
-from heteroscale.simulator.world import Scene
 from support.simulation_cast import scene
 from support.topic_values import values
 

@@ -17,11 +17,13 @@ from heteroscale.bus.memory import MemoryLog
 from heteroscale.contracts.errors import Broken, Rejected
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.runtime.clock import SYSTEM
-from heteroscale.simulator import closing, faults, profiles, world
-from heteroscale.simulator.lockstep import Lockstep
-from heteroscale.simulator.seen import Seen
-from heteroscale.simulator.traffic import CACHED, REQUESTS
-from heteroscale.simulator.world import Scene, World
+from heteroscale.simulator import closing
+from heteroscale.simulator.cluster import faults, world
+from heteroscale.simulator.cluster.world import Scene, World
+from heteroscale.simulator.figures.seen import Seen
+from heteroscale.simulator.load.traffic import CACHED, REQUESTS
+from heteroscale.simulator.loop.lockstep import Lockstep
+from heteroscale.simulator.model import profiles
 from support.simulation_cast import scene
 from support.stub_loop import StubLoop
 

@@ -30,11 +30,12 @@ from heteroscale.runtime import logs
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator import faults, fleet, traffic
-from heteroscale.simulator.crew import Tasks
-from heteroscale.simulator.embedded import Embedded
+from heteroscale.simulator.cluster import faults, fleet
+from heteroscale.simulator.cluster.world import Scene
+from heteroscale.simulator.load import traffic
+from heteroscale.simulator.loop.crew import Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.play import play
-from heteroscale.simulator.world import Scene
 
 PREFIX = "incident"
 DIVERGES_AT = 40

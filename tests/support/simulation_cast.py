@@ -6,8 +6,9 @@ import yaml
 
 from heteroscale.contracts import codec
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.simulator import faults, fleet, traffic
-from heteroscale.simulator.world import Scene
+from heteroscale.simulator.cluster import faults, fleet
+from heteroscale.simulator.cluster.world import Scene
+from heteroscale.simulator.load import traffic
 
 START_MS = 1_715_734_200_000
 

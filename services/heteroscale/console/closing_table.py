@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from heteroscale.simulator.closing import Closing
-from heteroscale.simulator.report import ServiceFigures, Summary
-from heteroscale.simulator.static import StaticFleet
+from heteroscale.simulator.figures.report import ServiceFigures, Summary
+from heteroscale.simulator.model.static import StaticFleet
 
 
 def show(console: Console, closing: Closing, wall_s: float) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from heteroscale.contracts.decisions import Action, Decision
 from heteroscale.contracts.units import instant_text
-from heteroscale.simulator.view import ServiceView, View
+from heteroscale.simulator.figures.view import ServiceView, View
 
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 HISTORY: Final = 48

@@ -16,9 +16,9 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.replay import signal_stage
 from heteroscale.replay.recorded import Recorded
-from heteroscale.simulator.curves import Curves, kind_of
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.traffic import Traffic
+from heteroscale.simulator.load.traffic import Traffic
+from heteroscale.simulator.model.curves import Curves, kind_of
+from heteroscale.simulator.model.pool import Kind
 
 PROMPT_TOKENS: Final = 1_000.0  # of a request, where no engine counted requests
 OUTPUT_TOKENS: Final = 200.0

@@ -32,17 +32,18 @@ from heteroscale.replay import demand, standing
 from heteroscale.replay.decider import Decided, Decider
 from heteroscale.replay.demand import Demand, Startups
 from heteroscale.replay.recorded import Recorded, Shelf
-from heteroscale.simulator import curves as engine_curves
-from heteroscale.simulator import direct, service
-from heteroscale.simulator.actuator import Actuator, Running
-from heteroscale.simulator.direct import Direct
-from heteroscale.simulator.faults import Fault, FaultKind
-from heteroscale.simulator.pool import Engine
-from heteroscale.simulator.report import Tally
-from heteroscale.simulator.service import ServiceModel
-from heteroscale.simulator.site import Site, at_once
-from heteroscale.simulator.traffic import REQUESTS
-from heteroscale.simulator.world import STEP_MS, Scene, World
+from heteroscale.simulator.cluster.actuator import Actuator, Running
+from heteroscale.simulator.cluster.faults import Fault, FaultKind
+from heteroscale.simulator.cluster.world import STEP_MS, Scene, World
+from heteroscale.simulator.cores import direct
+from heteroscale.simulator.cores.direct import Direct
+from heteroscale.simulator.cores.site import Site, at_once
+from heteroscale.simulator.figures.report import Tally
+from heteroscale.simulator.load.traffic import REQUESTS
+from heteroscale.simulator.model import curves as engine_curves
+from heteroscale.simulator.model import service
+from heteroscale.simulator.model.pool import Engine
+from heteroscale.simulator.model.service import ServiceModel
 
 SEED: Final = 1
 MADE_UP: Final = "simulated"

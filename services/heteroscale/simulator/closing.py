@@ -14,14 +14,14 @@ from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.telemetry import Samples, TelemetryRecord
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name, topic_of
-from heteroscale.simulator.curves import Curves, kind_of
-from heteroscale.simulator.direct import Direct
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.report import ServiceFigures, Summary, Tally, summarise
-from heteroscale.simulator.service import ServiceModel, slo_s
-from heteroscale.simulator.static import Day, StaticFleet, smallest
-from heteroscale.simulator.traffic import OUTPUT, PROMPT, REQUESTS, Floats
-from heteroscale.simulator.world import STEP_MS, Scene
+from heteroscale.simulator.cluster.world import STEP_MS, Scene
+from heteroscale.simulator.cores.direct import Direct
+from heteroscale.simulator.figures.report import ServiceFigures, Summary, Tally, summarise
+from heteroscale.simulator.load.traffic import OUTPUT, PROMPT, REQUESTS, Floats
+from heteroscale.simulator.model.curves import Curves, kind_of
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.service import ServiceModel, slo_s
+from heteroscale.simulator.model.static import Day, StaticFleet, smallest
 
 READ_TIMEOUT_MS = 10_000
 

@@ -32,15 +32,16 @@ from heteroscale.runtime.settings import load
 from heteroscale.servers import ledger, probe, process
 from heteroscale.servers.chain import Servers
 from heteroscale.servers.process import ProcessId
-from heteroscale.simulator import crew, fleet
-from heteroscale.simulator.children import Children
-from heteroscale.simulator.crew import Processes, Tasks
-from heteroscale.simulator.embedded import Embedded
-from heteroscale.simulator.faults import Fault
+from heteroscale.simulator.cluster import fleet
+from heteroscale.simulator.cluster.faults import Fault
+from heteroscale.simulator.cluster.world import Scene
+from heteroscale.simulator.figures.view import View
+from heteroscale.simulator.load.traffic import azure_weekday
+from heteroscale.simulator.loop import crew
+from heteroscale.simulator.loop.children import Children
+from heteroscale.simulator.loop.crew import Processes, Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.play import Played, play
-from heteroscale.simulator.traffic import azure_weekday
-from heteroscale.simulator.view import View
-from heteroscale.simulator.world import Scene
 
 START: Final = "2024-05-15T00:50Z"  # the moment of the trace's first row, for the conversation service
 PREFIX: Final = "heteroscale-demo-"

@@ -16,16 +16,19 @@ from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.units import Instant
 from heteroscale.runtime.clock import SYSTEM
-from heteroscale.simulator import closing, direct, policies, view, world
-from heteroscale.simulator.baseline import Baseline
+from heteroscale.simulator import closing, policies
 from heteroscale.simulator.closing import Closing
-from heteroscale.simulator.crew import Tasks
-from heteroscale.simulator.embedded import Embedded
-from heteroscale.simulator.faults import TELEMETRY_FAULTS, Fault
+from heteroscale.simulator.cluster import world
+from heteroscale.simulator.cluster.faults import TELEMETRY_FAULTS, Fault
+from heteroscale.simulator.cluster.world import Scene, World
+from heteroscale.simulator.cores import direct
+from heteroscale.simulator.figures import view
+from heteroscale.simulator.figures.view import View
+from heteroscale.simulator.load.traffic import Traffic
+from heteroscale.simulator.loop.baseline import Baseline
+from heteroscale.simulator.loop.crew import Tasks
+from heteroscale.simulator.loop.embedded import Embedded
 from heteroscale.simulator.play import Played, play
-from heteroscale.simulator.traffic import Traffic
-from heteroscale.simulator.view import View
-from heteroscale.simulator.world import Scene, World
 
 START: Final = "2026-01-05T00:00Z"  # a Monday
 PREFIX: Final = "simulate"

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from heteroscale.bus import catalogue
 from heteroscale.bus.log import Log
 from heteroscale.runtime.clock import SYSTEM
-from heteroscale.simulator import closing, view, world
+from heteroscale.simulator import closing
 from heteroscale.simulator.closing import Closing
-from heteroscale.simulator.crew import Crew
-from heteroscale.simulator.lockstep import Lockstep
-from heteroscale.simulator.seen import Seen
-from heteroscale.simulator.view import View
-from heteroscale.simulator.world import Scene, World
+from heteroscale.simulator.cluster import world
+from heteroscale.simulator.cluster.world import Scene, World
+from heteroscale.simulator.figures import view
+from heteroscale.simulator.figures.seen import Seen
+from heteroscale.simulator.figures.view import View
+from heteroscale.simulator.loop.crew import Crew
+from heteroscale.simulator.loop.lockstep import Lockstep
 
 
 @dataclass(frozen=True, slots=True)

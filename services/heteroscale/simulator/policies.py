@@ -14,7 +14,6 @@ import numpy as np
 
 from heteroscale.contracts.errors import Rejected
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.simulator import service
 from heteroscale.simulator.baselines import timed
 from heteroscale.simulator.baselines.apa import DECODE_OF_POOL, PREFILL_OF_POOL, ApaRule
 from heteroscale.simulator.baselines.hpa import HpaRule, HpaTuning
@@ -22,10 +21,11 @@ from heteroscale.simulator.baselines.kpa import KpaRule, KpaTuning
 from heteroscale.simulator.baselines.kthena import Kthena, KthenaTuning
 from heteroscale.simulator.baselines.llmd import SaturationRule, SaturationTuning
 from heteroscale.simulator.baselines.policy import Apart, Policy
-from heteroscale.simulator.curves import kind_of
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.static import Day, smallest
-from heteroscale.simulator.traffic import OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.load.traffic import OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.model import service
+from heteroscale.simulator.model.curves import kind_of
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.static import Day, smallest
 
 OURS: Final = "heteroscale"
 STATIC_TARGET: Final = 0.99

@@ -11,8 +11,8 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.replay import demand
 from heteroscale.replay.demand import Offered, Row, Startups
-from heteroscale.simulator import curves
-from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.load.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.model import curves
 
 SPEC = codec.convert(
     ServiceSpec,

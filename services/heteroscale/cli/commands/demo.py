@@ -17,7 +17,7 @@ from heteroscale.runtime.settings import LogFormat, LogLevel
 from heteroscale.servers import chain, ledger, probe
 from heteroscale.servers.chain import Servers
 from heteroscale.simulator import demo as simulated
-from heteroscale.simulator import faults
+from heteroscale.simulator.cluster import faults
 from heteroscale.simulator.demo import Shown
 
 INTERRUPTED = 130

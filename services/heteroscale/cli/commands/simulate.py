@@ -14,7 +14,9 @@ from heteroscale.cli.spec_files import read_specs
 from heteroscale.console import closing_table, live
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
-from heteroscale.simulator import faults, fleet, offline, policies, traces, traffic, world
+from heteroscale.simulator import offline, policies
+from heteroscale.simulator.cluster import faults, fleet, world
+from heteroscale.simulator.load import traces, traffic
 
 _PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.decision.law import ratio
-from heteroscale.simulator import engines, service
-from heteroscale.simulator.curves import kind_of
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.static import Day, StaticFleet, smallest
-from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.load.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.model import engines, service
+from heteroscale.simulator.model.curves import kind_of
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.static import Day, StaticFleet, smallest
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from heteroscale.simulator import engines, profiles
+from heteroscale.simulator.model import engines, profiles
 
 H20_CONTEXT: Final = 4096 + 1536 / 2
 ENGINES: Final = 4

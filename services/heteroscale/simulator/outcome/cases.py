@@ -16,8 +16,9 @@ import numpy as np
 from heteroscale.contracts import codec
 from heteroscale.contracts.fleet import FleetNode
 from heteroscale.contracts.spec import ServiceSpec
-from heteroscale.simulator import profiles, traces
-from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS, Traffic
+from heteroscale.simulator.load import traces
+from heteroscale.simulator.load.traffic import CACHED, OUTPUT, PROMPT, REQUESTS, Traffic
+from heteroscale.simulator.model import profiles
 
 START_MS: Final = 1_767_571_200_000  # 2026-01-05T00:00Z, a Monday
 PEAK_GPUS: Final = 64.0  # what the busiest five minutes need at the measured peak rates

@@ -20,13 +20,14 @@ from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.placements import Placement
 from heteroscale.contracts.signals import RoleSignal, SignalWindow
 from heteroscale.contracts.spec import Metric, ServiceSpec, SignalSpec
-from heteroscale.simulator import direct, policies
-from heteroscale.simulator.baseline import Baseline
+from heteroscale.simulator import policies
+from heteroscale.simulator.cores import direct
+from heteroscale.simulator.load.traffic import Traffic
+from heteroscale.simulator.loop.baseline import Baseline
 from heteroscale.simulator.outcome import cases, compare, trial
 from heteroscale.simulator.outcome.bench import Bench
 from heteroscale.simulator.outcome.compare import Interval, Plan
 from heteroscale.simulator.outcome.trial import SHARE_DEFAULT, Ground, Order, Stage, Trial
-from heteroscale.simulator.traffic import Traffic
 
 Look = Callable[[RoleSignal], float | None]
 

@@ -11,17 +11,19 @@ from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import EngineState
 from heteroscale.decision.law import ratio
 from heteroscale.runtime.clock import SYSTEM
-from heteroscale.simulator import closing, direct, policies, world
-from heteroscale.simulator.baseline import Baseline
-from heteroscale.simulator.direct import Decider, Direct
+from heteroscale.simulator import closing, policies
+from heteroscale.simulator.cluster import world
+from heteroscale.simulator.cluster.world import STEP_MS, Scene, World
+from heteroscale.simulator.cores import direct
+from heteroscale.simulator.cores.direct import Decider, Direct
+from heteroscale.simulator.cores.panes import Inside
+from heteroscale.simulator.figures.report import MINUTE_MS, Minute
+from heteroscale.simulator.figures.seen import Seen
+from heteroscale.simulator.load.traffic import Traffic
+from heteroscale.simulator.loop.baseline import Baseline
+from heteroscale.simulator.model.service import ServiceModel
+from heteroscale.simulator.model.static import Day
 from heteroscale.simulator.outcome import cases
-from heteroscale.simulator.panes import Inside
-from heteroscale.simulator.report import MINUTE_MS, Minute
-from heteroscale.simulator.seen import Seen
-from heteroscale.simulator.service import ServiceModel
-from heteroscale.simulator.static import Day
-from heteroscale.simulator.traffic import Traffic
-from heteroscale.simulator.world import STEP_MS, Scene, World
 
 SHARE_DEFAULT = 0.7  # of the reference rates, for ours without a setting
 IMBALANCE = 0.25  # of the ratio

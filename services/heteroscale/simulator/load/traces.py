@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from heteroscale.contracts.errors import Rejected
-from heteroscale.simulator import traffic
-from heteroscale.simulator.traffic import Floats, Traffic
+from heteroscale.simulator.load import traffic
+from heteroscale.simulator.load.traffic import Floats, Traffic
 
 WINDOW_S: Final = 600.0
 DAY_S: Final = 86_400.0

@@ -16,8 +16,8 @@ from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.contracts.units import instant_text
 from heteroscale.runtime.clock import Clock
-from heteroscale.simulator.seen import Seen, rhythm
-from heteroscale.simulator.world import World
+from heteroscale.simulator.cluster.world import World
+from heteroscale.simulator.figures.seen import Seen, rhythm
 
 POLL_MS: Final = 200
 FOLLOWED: Final = (Topic.SIGNALS, Topic.DECISIONS, Topic.PLACEMENTS)

@@ -14,7 +14,7 @@ from heteroscale.runtime.clock import SYSTEM
 from heteroscale.runtime.context import Context
 from heteroscale.runtime.health import Health
 from heteroscale.servers.probe import LOOPBACK, free_port
-from heteroscale.simulator.children import Children
+from heteroscale.simulator.loop.children import Children
 
 READY_WITHIN_S: Final = 60.0
 STOP_WITHIN_S: Final = 10.0

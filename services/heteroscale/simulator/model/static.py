@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from heteroscale.contracts.spec import RoleSpec, ServiceSpec
-from heteroscale.simulator import engines, service
-from heteroscale.simulator.curves import Curves, kind_of
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.load.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.model import engines, service
+from heteroscale.simulator.model.curves import Curves, kind_of
+from heteroscale.simulator.model.pool import Kind
 
 Floats = npt.NDArray[np.float64]
 

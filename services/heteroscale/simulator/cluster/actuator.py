@@ -13,9 +13,9 @@ from heteroscale.contracts.actuations import Actuation, ActuationKind
 from heteroscale.contracts.names import short_hash
 from heteroscale.contracts.placements import InstanceState, PlacedInstance, Placement
 from heteroscale.contracts.telemetry import EngineState
-from heteroscale.simulator.engines import ACROSS_S2
-from heteroscale.simulator.pool import Engine
-from heteroscale.simulator.service import ServiceModel
+from heteroscale.simulator.model.engines import ACROSS_S2
+from heteroscale.simulator.model.pool import Engine
+from heteroscale.simulator.model.service import ServiceModel
 
 ACTUATOR: Final = "simulator"
 STARTS: Final = frozenset({InstanceState.RESERVED, InstanceState.STARTING})

@@ -21,15 +21,15 @@ from heteroscale.contracts.signals import SignalWindow
 from heteroscale.contracts.spec import ServiceSpec, WindowSpec
 from heteroscale.contracts.telemetry import EngineState
 from heteroscale.decision import controller
-from heteroscale.simulator import fluid
-from heteroscale.simulator.fluid import Strength
-from heteroscale.simulator.looks import Ghost
-from heteroscale.simulator.panes import Inside, Look, Panes
-from heteroscale.simulator.report import Tally
-from heteroscale.simulator.seen import Seen, rhythm
-from heteroscale.simulator.service import ServiceModel
-from heteroscale.simulator.site import Site
-from heteroscale.simulator.world import STEP_MS, World
+from heteroscale.simulator.cluster.world import STEP_MS, World
+from heteroscale.simulator.cores.looks import Ghost
+from heteroscale.simulator.cores.panes import Inside, Look, Panes
+from heteroscale.simulator.cores.site import Site
+from heteroscale.simulator.figures.report import Tally
+from heteroscale.simulator.figures.seen import Seen, rhythm
+from heteroscale.simulator.model import fluid
+from heteroscale.simulator.model.fluid import Strength
+from heteroscale.simulator.model.service import ServiceModel
 
 
 class Decider(Protocol):

@@ -22,13 +22,14 @@ from heteroscale.contracts.spec import Mode, PlacementSpec, ServiceSpec
 from heteroscale.contracts.telemetry import InstanceSample, Samples, Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from heteroscale.contracts.units import Duration
-from heteroscale.simulator import curves, fleet, service
-from heteroscale.simulator.actuator import Actuator
-from heteroscale.simulator.distortion import Distortion
-from heteroscale.simulator.faults import TELEMETRY_FAULTS, Fault, FaultKind
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.service import ServiceModel
-from heteroscale.simulator.traffic import Floats, Traffic
+from heteroscale.simulator.cluster import fleet
+from heteroscale.simulator.cluster.actuator import Actuator
+from heteroscale.simulator.cluster.distortion import Distortion
+from heteroscale.simulator.cluster.faults import TELEMETRY_FAULTS, Fault, FaultKind
+from heteroscale.simulator.load.traffic import Floats, Traffic
+from heteroscale.simulator.model import curves, service
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.service import ServiceModel
 
 STEP_MS: Final = 5_000
 RECORD_SAMPLES_MAX: Final = 500  # samples a telemetry record, as an agent would batch them

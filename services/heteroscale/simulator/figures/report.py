@@ -19,9 +19,9 @@ from heteroscale.contracts.placements import InstanceState, Placement
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import Histogram, InstanceSample, Samples
 from heteroscale.decision.law import ratio
-from heteroscale.simulator.fluid import Latency, Served, Strength
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.service import edges_of, slo_s
+from heteroscale.simulator.model.fluid import Latency, Served, Strength
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.service import edges_of, slo_s
 
 Floats = npt.NDArray[np.float64]
 

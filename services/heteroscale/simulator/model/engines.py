@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from heteroscale.simulator.profiles import DecodeCurve, PrefillCurve
+from heteroscale.simulator.model.profiles import DecodeCurve, PrefillCurve
 
 Floats = npt.NDArray[np.float64]
 

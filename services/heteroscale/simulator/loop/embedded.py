@@ -13,7 +13,7 @@ from heteroscale.runtime.context import Context
 from heteroscale.runtime.settings import Switch
 from heteroscale.signals import worker as signals
 from heteroscale.signals.settings import SignalsSettings
-from heteroscale.simulator.crew import Serve
+from heteroscale.simulator.loop.crew import Serve
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from heteroscale.contracts.telemetry import InstanceSample
-from heteroscale.simulator.faults import Fault, FaultKind
+from heteroscale.simulator.cluster.faults import Fault, FaultKind
 
 LATE_BY_MS: Final = 60_000
 

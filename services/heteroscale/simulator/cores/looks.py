@@ -12,7 +12,7 @@ from typing import Final
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import EngineState
-from heteroscale.simulator.actuator import Running
+from heteroscale.simulator.cluster.actuator import Running
 
 USABLE_SHARE: Final = 0.8  # of a window, or of an engine's life if that is shorter
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from heteroscale.contracts.telemetry import EngineState
-from heteroscale.simulator import engines
-from heteroscale.simulator.curves import kind_of
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.service import MISSED, ServiceModel
-from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.load.traffic import CACHED, OUTPUT, PROMPT, REQUESTS
+from heteroscale.simulator.model import engines
+from heteroscale.simulator.model.curves import kind_of
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.service import MISSED, ServiceModel
 
 Floats = npt.NDArray[np.float64]
 

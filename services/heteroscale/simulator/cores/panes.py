@@ -19,12 +19,12 @@ import numpy.typing as npt
 from heteroscale.contracts.names import RoleName
 from heteroscale.contracts.signals import GpuTypeSignal, InstanceCounts, Quantiles, RoleSignal, SignalWindow
 from heteroscale.signals.quantiles import quantiles_ms
-from heteroscale.simulator.actuator import Running
-from heteroscale.simulator.curves import kind_of
-from heteroscale.simulator.fluid import Latency, Part, Served, Strength
-from heteroscale.simulator.looks import RoleStates, Roster
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.service import ServiceModel, edges_of
+from heteroscale.simulator.cluster.actuator import Running
+from heteroscale.simulator.cores.looks import RoleStates, Roster
+from heteroscale.simulator.model.curves import kind_of
+from heteroscale.simulator.model.fluid import Latency, Part, Served, Strength
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.service import ServiceModel, edges_of
 
 Floats = npt.NDArray[np.float64]
 

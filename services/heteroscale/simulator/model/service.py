@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from heteroscale.contracts.spec import ServiceSpec
 from heteroscale.contracts.telemetry import InstanceSample
-from heteroscale.simulator import engines
-from heteroscale.simulator.curves import Curves, kind_of
-from heteroscale.simulator.pool import Engine, Kind, Pool
-from heteroscale.simulator.traffic import CACHED, OUTPUT, PROMPT, REQUESTS, Traffic
+from heteroscale.simulator.load.traffic import CACHED, OUTPUT, PROMPT, REQUESTS, Traffic
+from heteroscale.simulator.model import engines
+from heteroscale.simulator.model.curves import Curves, kind_of
+from heteroscale.simulator.model.pool import Engine, Kind, Pool
 
 Floats = npt.NDArray[np.float64]
 

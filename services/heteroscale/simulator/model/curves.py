@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from heteroscale.contracts.spec import RoleSpec, ServiceSpec
-from heteroscale.simulator import profiles
-from heteroscale.simulator.pool import Kind
-from heteroscale.simulator.profiles import DecodeCurve, PrefillCurve, Profile
+from heteroscale.simulator.model import profiles
+from heteroscale.simulator.model.pool import Kind
+from heteroscale.simulator.model.profiles import DecodeCurve, PrefillCurve, Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from heteroscale.contracts.decisions import Decision
 from heteroscale.contracts.placements import InstanceState
 from heteroscale.contracts.signals import SignalWindow
-from heteroscale.simulator.seen import Seen
-from heteroscale.simulator.traffic import REQUESTS
-from heteroscale.simulator.world import STEP_MS, World
+from heteroscale.simulator.cluster.world import STEP_MS, World
+from heteroscale.simulator.figures.seen import Seen
+from heteroscale.simulator.load.traffic import REQUESTS
 
 WAITING = frozenset({InstanceState.RESERVED, InstanceState.STARTING})
 

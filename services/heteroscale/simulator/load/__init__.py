@@ -1,0 +1,1 @@
+"""Offered load: traces of the package, of files and made up, as requests and tokens a step."""
