@@ -77,6 +77,11 @@ class _Service:
             self.origin_ms = at_ms
             self.plan()
 
+    def go_on_after(self, end_ms: int) -> None:
+        """The window that ended at `end_ms` is published."""
+        self.emitted_ms = end_ms
+        self.plan()
+
     def plan(self) -> None:
         """Work out the next window and the tick that will close it."""
         if self.emitted_ms is not None:
@@ -260,7 +265,11 @@ class PartitionAggregator:
         applied_at_ms = service.timeline.applied_at_ms
         if applied_at_ms is not None and now_ms >= applied_at_ms:
             service.spec_seen = True
-            service.begin(now_ms)
+            newest_ms = self._newest.get(service.name, _LONG_AGO)
+            if service.origin_ms is None and applied_at_ms <= newest_ms < now_ms <= newest_ms + GAP_MS_MAX:
+                service.go_on_after(int(newest_ms))  # an earlier life's, when ticks leapt over more than is read again
+            else:
+                service.begin(now_ms)
             self._next_due_ms = min(self._next_due_ms, service.due_ms)
 
     def _close(self, service: _Service, now_ms: int, offset: int, windows: list[SignalWindow]) -> None:

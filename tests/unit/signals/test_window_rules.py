@@ -360,3 +360,14 @@ def test_restart_after_a_spec_change_loses_no_window() -> None:
     specs = spec(applied_s=0), spec(revision=2, applied_s=980)
     run = Run(*specs, newest={"chat": ms(975)}).feed(*ticks(300, 1_030))
     assert [990.0, 1_005.0, 1_020.0] == run.ends_s()
+
+
+def test_service_that_runs_nothing_misses_no_window_when_a_restart_begins_after_a_leap_of_ticks() -> None:
+    """The restart hears the tick at 501 s first, and goes on after the window that the earlier life published."""
+    leap = [tick(0), tick(501), tick(590)]
+    whole = Run(spec()).feed(*leap)
+    before = Run(spec()).feed(*leap[:2])
+    begin = before.core.safe_offset()
+    assert 1 == begin
+    after = Run(spec(), newest=before.core.newest).feed(*leap[begin:])
+    assert whole.ends_s() == before.ends_s() + after.ends_s()
