@@ -364,10 +364,11 @@ def test_restart_after_a_spec_change_loses_no_window() -> None:
 
 def test_service_that_runs_nothing_misses_no_window_when_a_restart_begins_after_a_leap_of_ticks() -> None:
     """The restart hears the tick at 501 s first, and goes on after the window that the earlier life published."""
+    brief = spec(size="20s", hop="10s", interval="3s", allowed_lateness="2s", silence="6s", forget="40s")
     leap = [tick(0), tick(501), tick(590)]
-    whole = Run(spec()).feed(*leap)
-    before = Run(spec()).feed(*leap[:2])
+    whole = Run(brief).feed(*leap)
+    before = Run(brief).feed(*leap[:2])
     begin = before.core.safe_offset()
     assert 1 == begin
-    after = Run(spec(), newest=before.core.newest).feed(*leap[begin:])
+    after = Run(brief, newest=before.core.newest).feed(*leap[begin:])
     assert whole.ends_s() == before.ends_s() + after.ends_s()
