@@ -203,6 +203,13 @@ def test_a_fault_that_names_nothing_is_refused(text: str, known: str) -> None:
         world.build(scene(0.2, text))
 
 
+def test_a_fault_after_the_end_is_refused() -> None:
+    """It would never strike, and the run would look as if it had been survived; just before the end it is taken."""
+    with pytest.raises(Rejected, match=r"node:srv1101 would strike at 12m, and what is played ends after 12m"):
+        world.build(scene(0.2, "node:srv1101@12m"))
+    assert 1 == len(world.build(scene(0.2, "node:srv1101@719s")).due)
+
+
 def test_an_instance_that_does_not_run_when_it_should_fail_is_refused() -> None:
     """A name that could be one is known for none only then: the message says when, and who runs."""
     here = world.build(scene(0.2, "instance:chat-prefill-0@1m"))

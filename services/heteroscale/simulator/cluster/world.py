@@ -211,6 +211,9 @@ def _warm_up(traffic: Traffic, steps: int) -> Floats:
 
 def _check(fault: Fault, scene: Scene) -> None:
     nodes = scene.nodes
+    if scene.start_ms + fault.at_ms >= scene.ends_at_ms:
+        at, lasts = Duration(fault.at_ms), Duration(scene.ends_at_ms - scene.start_ms)
+        raise Rejected("fault", f"{fault.kind.value}:{fault.name} would strike at {at}, and what is played ends after {lasts}", "--fault")
     targets = {name for spec in scene.specs for name in (spec.service, *(f"{spec.service}/{role}" for role in spec.roles))}
     if fault.kind is FaultKind.INSTANCE:
         roles = sorted(target for target in targets if "/" in target)
