@@ -60,7 +60,7 @@ class TestHpa:
 
 
 class TestKpa:
-    """Knative documentation: concurrency, target and utilisation; stable and panic windows."""
+    """Knative documentation: concurrency, target and utilisation; stable and panic windows. The count is Alibaba Cloud's example of it."""
 
     def test_the_documented_count(self) -> None:
         """100 concurrent requests on a limit of 10 at 70 % are 15 pods."""
