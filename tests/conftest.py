@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 
@@ -44,6 +45,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 async def _run_all(ends: AtEnd) -> None:
     while ends:
         await ends.pop()()
+
+
+def pytest_sessionstart() -> None:
+    """Ctrl-C works in what tests start, even where a shell without job control started the tests in the background, deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,4 +1,4 @@
-"""The demo on real servers: half an hour of the day, every service a process; and an interrupt that leaves nothing behind."""
+"""The demo on real servers: an hour in which something moves, every service a process; and an interrupt that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def prefix_of(tmp_path: Path) -> str | None:
     return left[0].stem if left else None
 
 
-def test_half_an_hour_on_real_servers(left: Path, kafka: str, redis_url: str) -> None:
+def test_an_hour_on_real_servers(left: Path, kafka: str, redis_url: str) -> None:
     """Exit 0, the closing says that it worked, what it points to works, and a second demo tidies the first one up."""
     told = environment(left, kafka, redis_url)
-    done = subprocess.run([COMMAND, "demo", "--hours", "0.5"], env=told, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run([COMMAND, "demo", "--hours", "1"], env=told, capture_output=True, text=True, timeout=180, check=False)
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "It worked" in done.stdout
     prefix = prefix_of(left)
