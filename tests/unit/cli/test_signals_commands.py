@@ -90,6 +90,19 @@ def test_tail_prints_the_newest_windows(command: CommandLine) -> None:
     assert "DECODE/S" in command("signals", "tail", "chat").stdout
 
 
+def test_tail_says_so_when_there_is_nothing(command: CommandLine) -> None:
+    """A service nobody measured, or a time without windows: a line on stderr, nothing on stdout; not when none were asked for."""
+    _publish(command)
+    for arguments, words in (
+        (["caht"], "no window of caht;"),
+        (["chat", "--since", "2100-01-01T00:00Z"], "no window of chat in that time;"),
+    ):
+        nothing = command("signals", "tail", *arguments, "--json")
+        assert (0, "") == (nothing.exit_code, nothing.stdout)
+        assert words in nothing.stderr
+    assert "" == command("signals", "tail", "chat", "-n", "0").stderr
+
+
 def test_plot_draws_in_the_terminal_and_as_a_picture(command: CommandLine, tmp_path: Path) -> None:
     """A point a window; a PNG is a PNG; without data the message says so."""
     count = _publish(command)

@@ -117,7 +117,11 @@ async def _tail(wanted: Wanted, *, following: bool, as_json: bool) -> None:
         view = LogView(log, connection_of().prefix)
         at = await view.home(Topic.SIGNALS, wanted.service)
         end = (await log.end_offsets([at]))[at]
-        _show(await _windows(view, wanted), as_json=as_json)
+        windows = await _windows(view, wanted)
+        _show(windows, as_json=as_json)
+        if not windows and wanted.last:
+            when = "" if wanted.since_ms is None else " in that time"
+            output.note(f"no window of {wanted.service}{when}; see heteroscale topics describe")
         if not following:
             return
         reader = log.reader({at: end})
