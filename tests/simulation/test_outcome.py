@@ -250,7 +250,7 @@ def test_the_study_has_all_eight_signals() -> None:
 
 def test_the_study_prints_a_line_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two targets each, the best of them over two seeds."""
-    monkeypatch.setattr(compare, "SETTINGS", {"heteroscale": (0.6, 0.7)})
+    monkeypatch.setitem(compare.SETTINGS, "heteroscale", (0.6, 0.7))
     monkeypatch.setattr(study, "SUBJECTS", study.SUBJECTS[:2])
     done = CliRunner().invoke(
         cli, ["benchmark", "outcome", "--part", "signals", "--case", "azure-2023-conv", "--hours", "0.1", "--seeds", "2", "--json"]
