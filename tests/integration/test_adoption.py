@@ -17,7 +17,7 @@ from heteroscale.bus.settings import BusSettings
 from heteroscale.contracts import codec
 from heteroscale.contracts.telemetry import EngineState, InstanceSample, Samples, Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from support.processes import Fleet
+from support.processes import Fleet, environment
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(180)]
 
@@ -29,19 +29,12 @@ ENGINES = {"engine-p": ("prefill", "n0"), "engine-d1": ("decode", "n1"), "engine
 def world(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> Iterator[Fleet]:
     """Six nodes; three of them are full with engines that the inventory does not know. A placement process runs."""
     fleet = f"fleet-{prefix}"
-    environment = {
-        "HETEROSCALE_KAFKA": kafka,
-        "HETEROSCALE_REDIS": redis_url,
-        "HETEROSCALE_PREFIX": prefix,
-        "HETEROSCALE_TICKER": "off",
-        "HETEROSCALE_FLEET": fleet,
-    }
     rows = [
         f"  - {{node: n{at}, gpu_type: H20, gpus: 8, used: {8 if at < 3 else 0}, at: {{cluster: c1, s2: A, s1: a1}}, state: ready}}"
         for at in range(6)
     ]
     (tmp_path / "fleet.yaml").write_text(f"fleet: {fleet}\nnodes:\n" + "\n".join(rows) + "\n")
-    with Fleet(environment, tmp_path) as processes:
+    with Fleet(environment(kafka, redis_url, prefix, fleet), tmp_path) as processes:
         processes.run("topics", "create", "--keep-forever")
         processes.run("fleet", "import", "fleet.yaml")
         asyncio.run(say(kafka, prefix))

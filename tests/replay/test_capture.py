@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from heteroscale.bus import catalogue
 from heteroscale.bus.log import Entry, TopicPartition
 from heteroscale.bus.memory import MemoryLog
 from heteroscale.contracts.errors import Rejected, Retryable
-from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
-from heteroscale.replay import archive, bundle, frames, verify
+from heteroscale.contracts.topics import Topic, topic_name
+from heteroscale.replay import bundle, frames, verify
 from heteroscale.replay.capture import Wanted, capture
 from heteroscale.replay.manifest import Span
 from heteroscale.replay.recorded import Recorded
@@ -20,8 +21,6 @@ from heteroscale.replay.verdict import Outcome, StageName
 from heteroscale.runtime import logs
 from heteroscale.runtime.settings import LogFormat, LogLevel
 from support import incidents
-
-BURST = Path(__file__).parent / "bundles" / "burst.tar.zst"
 
 
 @pytest.fixture(autouse=True)
@@ -41,30 +40,13 @@ async def restored(folder: Path, kind: type[MemoryLog] = MemoryLog) -> MemoryLog
     """A log that holds what a bundle holds, at the recorded offsets (which begin at 0)."""
     log = MemoryLog()
     found = bundle.open_folder(folder)
-    await log.create_topics([spec_layout for topic in Topic for spec_layout in [layout(found.prefix, topic)]])
+    await catalogue.create(log, found.prefix, keep_forever=True)
     for topic in Topic:
         entries = [Entry(one.topic, one.key, one.value, one.timestamp_ms, one.partition) for one in found.records(topic)]
         if entries:
             await log.append(entries)
     log.__class__ = kind
     return log
-
-
-def layout(prefix: str, topic: Topic):  # type: ignore[no-untyped-def] # noqa: ANN201 - a TopicLayout
-    """How a topic is laid out."""
-    from heteroscale.bus.log import TopicLayout  # noqa: PLC0415
-
-    spec = CATALOGUE[topic]
-    return TopicLayout(topic_name(prefix, topic), spec.partitions, spec.config(keep_forever=True))
-
-
-@pytest.fixture
-def burst(tmp_path: Path) -> Path:
-    """The burst, unpacked."""
-    folder = tmp_path / "burst"
-    folder.mkdir()
-    archive.unpack(BURST, folder)
-    return folder
 
 
 async def test_capturing_writes_nothing_to_the_log(burst: Path, tmp_path: Path) -> None:

@@ -20,23 +20,14 @@ from support import incidents
 BURST = Path(__file__).parent / "bundles" / "burst.tar.zst"
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The burst, unpacked."""
-    folder = tmp_path / "burst"
-    folder.mkdir()
-    archive.unpack(BURST, folder)
-    return folder
-
-
-def test_a_flipped_byte_is_a_bad_bundle(source: Path) -> None:
+def test_a_flipped_byte_is_a_bad_bundle(burst: Path) -> None:
     """One bit in one topic: the file is named, nothing is replayed."""
-    path = source / "topics" / "signals.v1.jsonl.zst"
+    path = burst / "topics" / "signals.v1.jsonl.zst"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(Rejected, match=r"signals\.v1\.jsonl\.zst.*sha256 differs") as caught:
-        bundle.open_folder(source)
+        bundle.open_folder(burst)
     assert "damaged" == caught.value.code
 
 
@@ -52,12 +43,12 @@ def test_a_flipped_byte_in_an_archive_is_a_bad_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "cure"), [(0, "use the release that wrote it"), (2, "upgrade")])
-def test_another_format_version_is_refused_with_its_cure(source: Path, version: int, cure: str) -> None:
+def test_another_format_version_is_refused_with_its_cure(burst: Path, version: int, cure: str) -> None:
     """An old and a newer format are told apart."""
-    path = source / manifest.NAME
+    path = burst / manifest.NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": version}))
     with pytest.raises(Rejected, match=cure) as caught:
-        bundle.open_folder(source)
+        bundle.open_folder(burst)
     assert "unknown_version" == caught.value.code
 
 
@@ -72,31 +63,31 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
     [(Topic.SIGNALS, range(30, 34)), (Topic.PLACEMENTS, range(40, 44)), (Topic.TELEMETRY, range(60, 70))],
     ids=["signals", "placements", "telemetry"],
 )
-def test_a_missing_range_is_input_missing_and_no_divergence(source: Path, tmp_path: Path, topic: Topic, lost: range) -> None:
+def test_a_missing_range_is_input_missing_and_no_divergence(burst: Path, tmp_path: Path, topic: Topic, lost: range) -> None:
     """Records that were read then and are not there now: exit code 3, and which."""
-    other = incidents.tampered(source, tmp_path / "other", topic, lambda record: None if record.offset in lost else record)
+    other = incidents.tampered(burst, tmp_path / "other", topic, lambda record: None if record.offset in lost else record)
     verdict = verify.verify(bundle.open_folder(other))
     assert (Outcome.MISSING, 3) == (verdict.outcome, verdict.exit_code)
     assert any(topic.value in f"{gap.place} {gap.what}" for stage in verdict.stages for gap in stage.gaps)
 
 
-def test_an_unknown_policy_is_not_replayable(source: Path, tmp_path: Path) -> None:
+def test_an_unknown_policy_is_not_replayable(burst: Path, tmp_path: Path) -> None:
     """A decision of a law that this build does not have is not called diverged."""
 
     def newer(record: Record) -> Record:
         decision = codec.decode(Decision, record.value or b"")
         return record._replace(value=codec.encode(msgspec.structs.replace(decision, policy_version=99)))
 
-    other = incidents.tampered(source, tmp_path / "other", Topic.DECISIONS, newer)
+    other = incidents.tampered(burst, tmp_path / "other", Topic.DECISIONS, newer)
     verdict = verify.verify(bundle.open_folder(other))
     assert (Outcome.NOT_REPLAYABLE, 2) == (verdict.outcome, verdict.exit_code)
     assert "policy 99" in verdict.stage(StageName.DECISIONS).unreplayable[0]
 
 
-def test_an_unknown_schema_is_not_replayable(source: Path, tmp_path: Path) -> None:
+def test_an_unknown_schema_is_not_replayable(burst: Path, tmp_path: Path) -> None:
     """A record whose value this build cannot read is named with its place."""
     other = incidents.tampered(
-        source,
+        burst,
         tmp_path / "other",
         Topic.PLACEMENTS,
         lambda record: record._replace(value=b'{"schema":9}') if record.offset == 5 else record,
@@ -106,11 +97,11 @@ def test_an_unknown_schema_is_not_replayable(source: Path, tmp_path: Path) -> No
     assert any("incident.placements.v1/2@5" in text for stage in verdict.stages for text in stage.unreplayable)
 
 
-def test_a_record_that_two_stages_need_is_not_replayable_in_both(source: Path, tmp_path: Path) -> None:
+def test_a_record_that_two_stages_need_is_not_replayable_in_both(burst: Path, tmp_path: Path) -> None:
     """A window that cannot be read stops the signals and the decisions with its place, and the placements go on."""
     edit = {5: b'{"service":"chat"}'}
     other = incidents.tampered(
-        source, tmp_path / "other", Topic.SIGNALS, lambda record: record._replace(value=edit.get(record.offset, record.value))
+        burst, tmp_path / "other", Topic.SIGNALS, lambda record: record._replace(value=edit.get(record.offset, record.value))
     )
     verdict = verify.verify(bundle.open_folder(other))
     assert 2 == verdict.exit_code
@@ -119,25 +110,25 @@ def test_a_record_that_two_stages_need_is_not_replayable_in_both(source: Path, t
     assert verdict.stage(StageName.PLACEMENTS).compared
 
 
-def test_a_partition_that_is_no_number_is_refused(source: Path) -> None:
+def test_a_partition_that_is_no_number_is_refused(burst: Path) -> None:
     """The manifest is named, and where in it."""
-    path = source / manifest.NAME
+    path = burst / manifest.NAME
     about = json.loads(path.read_text())
     about["topics"]["signals.v1"]["partitions"]["two"] = {"from_offset": 0, "next_offset": 0, "records": 0}
     path.write_text(json.dumps(about))
     with pytest.raises(Rejected, match=r"'two' is no partition number.*signals\.v1"):
-        bundle.open_folder(source)
+        bundle.open_folder(burst)
 
 
-def test_an_unknown_field_is_read_over(source: Path, tmp_path: Path) -> None:
+def test_an_unknown_field_is_read_over(burst: Path, tmp_path: Path) -> None:
     """A newer writer that added a field changes nothing."""
     other = incidents.tampered(
-        source, tmp_path / "other", Topic.DECISIONS, lambda record: record._replace(value=(record.value or b"")[:-1] + b',"colour":"blue"}')
+        burst, tmp_path / "other", Topic.DECISIONS, lambda record: record._replace(value=(record.value or b"")[:-1] + b',"colour":"blue"}')
     )
     assert Outcome.IDENTICAL is verify.verify(bundle.open_folder(other)).outcome
 
 
-def test_another_reason_with_the_same_action_is_told_apart(source: Path, tmp_path: Path) -> None:
+def test_another_reason_with_the_same_action_is_told_apart(burst: Path, tmp_path: Path) -> None:
     """Only the detail of a stage differs: not identical, and not diverged either."""
 
     def reworded(record: Record) -> Record:
@@ -147,11 +138,11 @@ def test_another_reason_with_the_same_action_is_told_apart(source: Path, tmp_pat
         stages = [msgspec.structs.replace(decision.stages[0], detail="because"), *decision.stages[1:]]
         return record._replace(value=codec.encode(msgspec.structs.replace(decision, stages=stages)))
 
-    verdict = verify.verify(bundle.open_folder(incidents.tampered(source, tmp_path / "other", Topic.DECISIONS, reworded)))
+    verdict = verify.verify(bundle.open_folder(incidents.tampered(burst, tmp_path / "other", Topic.DECISIONS, reworded)))
     assert (Outcome.OTHER_REASON, 1) == (verdict.outcome, verdict.exit_code)
 
 
-def test_a_state_that_differs_is_shown_by_its_smallest_difference(source: Path, tmp_path: Path) -> None:
+def test_a_state_that_differs_is_shown_by_its_smallest_difference(burst: Path, tmp_path: Path) -> None:
     """A digest alone says little: the fields of the state that differ are listed."""
 
     def recount(record: Record) -> Record:
@@ -166,8 +157,8 @@ def test_a_state_that_differs_is_shown_by_its_smallest_difference(source: Path, 
             return record
         return record._replace(value=codec.encode(msgspec.structs.replace(decision, state_digest="0" * 16)))
 
-    decided_ms = codec.decode(Decision, (source / bundle.DECISIONS).read_bytes().splitlines()[30]).at_ms
-    first = incidents.tampered(source, tmp_path / "one", Topic.DECISION_STATE, recount)
+    decided_ms = codec.decode(Decision, (burst / bundle.DECISIONS).read_bytes().splitlines()[30]).at_ms
+    first = incidents.tampered(burst, tmp_path / "one", Topic.DECISION_STATE, recount)
     second = incidents.tampered(first, tmp_path / "two", Topic.DECISIONS, other_digest)
     found = verify.verify(bundle.open_folder(second)).first
     assert ["counters.scale_outs"] == [one.path for one in (found or pytest.fail("identical"))[1].state]

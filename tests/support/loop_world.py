@@ -15,7 +15,7 @@ from heteroscale.contracts import codec
 from heteroscale.contracts.telemetry import Tick
 from heteroscale.contracts.topics import CATALOGUE, Topic, topic_name
 from support.plant import Plant
-from support.processes import Fleet
+from support.processes import Fleet, environment
 
 SERVICE: Final = "chat"
 SERVICES: Final = ("signals", "decision", "placement")
@@ -47,20 +47,13 @@ P = TypeVar("P", bound=Plant)
 def opened(folder: Path, kafka: str, redis_url: str, prefix: str) -> Iterator[Fleet]:
     """A fresh prefix with topics, a fleet of 24 nodes in two s2 and the spec applied; no service runs yet."""
     fleet = f"fleet-{prefix}"
-    environment = {
-        "HETEROSCALE_KAFKA": kafka,
-        "HETEROSCALE_REDIS": redis_url,
-        "HETEROSCALE_PREFIX": prefix,
-        "HETEROSCALE_TICKER": "off",
-        "HETEROSCALE_FLEET": fleet,
-    }
     rows = [
         f"  - {{node: {node}, gpu_type: H20, gpus: 8, at: {{cluster: c1, s2: {node[0].upper()}, s1: {node[:2]}}}, state: ready}}"
         for node in NODES
     ]
     (folder / "fleet.yaml").write_text(f"fleet: {fleet}\nnodes:\n" + "\n".join(rows) + "\n")
     (folder / "spec.yaml").write_text(SPEC.replace("FLEET", fleet))
-    with Fleet(environment, folder) as processes:
+    with Fleet(environment(kafka, redis_url, prefix, fleet), folder) as processes:
         processes.run("topics", "create", "--keep-forever")
         processes.run("fleet", "import", "fleet.yaml")
         asyncio.run(_set_clock(kafka, prefix))

@@ -28,6 +28,17 @@ def free_port() -> int:
         return port
 
 
+def environment(kafka: str, redis_url: str, prefix: str, fleet: str) -> dict[str, str]:
+    """What the services of a test are started with: its servers and prefix, its own fleet, time as the test has it."""
+    return {
+        "HETEROSCALE_KAFKA": kafka,
+        "HETEROSCALE_REDIS": redis_url,
+        "HETEROSCALE_PREFIX": prefix,
+        "HETEROSCALE_TICKER": "off",
+        "HETEROSCALE_FLEET": fleet,
+    }
+
+
 @dataclass(slots=True)
 class Service:
     """One running service process."""

@@ -102,7 +102,9 @@ class ClusterApi:
             async with _translated(f"labelling pod {patch.pod}", "patch pods", gone_is_fine=True):
                 self._note(target, await self._client.patch(Pod, patch.pod, body, namespace=target.namespace, patch_type=PatchType.MERGE))
         if patch.gate is not None:
-            status = {"status": {"conditions": [_gate(patch.gate, now_ms)]}}  # merged by type, so that no other condition is touched
+            status = {
+                "status": {"conditions": [_gate(now_ms, routable=patch.gate)]}
+            }  # merged by type, so that no other condition is touched
             async with _translated(f"turning the readiness gate of pod {patch.pod}", "patch pods/status", gone_is_fine=True):
                 turned = await self._client.patch(Pod.Status, patch.pod, status, namespace=target.namespace, patch_type=PatchType.STRATEGIC)
                 self._note(target, Pod(metadata=turned.metadata, spec=turned.spec, status=turned.status))
@@ -190,7 +192,7 @@ def pod_view(pod: Pod) -> PodView | None:
     )
 
 
-def _gate(routable: bool, now_ms: int) -> dict[str, str]:  # noqa: FBT001 (a condition's status)
+def _gate(now_ms: int, *, routable: bool) -> dict[str, str]:
     """The pod condition that our readiness gate names."""
     return {
         "type": kubernetes_plan.ROUTABLE,

@@ -24,6 +24,7 @@ from heteroscale.contracts.topics import CATALOGUE, Topic
 from heteroscale.contracts.units import instant_text
 from heteroscale.placement import lineage, rebuild, reservation, state, words
 from heteroscale.placement.fold import CycleInput, Event
+from heteroscale.placement.inventory.entries import FleetImage
 from heteroscale.placement.inventory.protocol import Build
 from heteroscale.placement.nodes import NodeChange
 from heteroscale.placement.rebuild import Remains
@@ -152,9 +153,19 @@ class _Fleet:
             services = {name: standing.as_of(self._recorded, entry, placements[name]) for name, entry in image.services.items()}
             image = msgspec.structs.replace(image, cycle=number, services=services)
         old = await self._inventory.read(self._fleet)
+        return await self._put(image, None if old is None else old.gen, None)
+
+    async def _put(self, image: FleetImage, old_gen: int | None, now: FleetState | None) -> FleetState:
+        """An image in the inventory's place (`old_gen`: the generation it follows), and the state as a new owner reads it."""
         fence = await self._inventory.take_fence(self._fleet)
-        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=None if old is None else old.gen, image=image))
-        return await self._restarted(None)
+        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=old_gen, image=image))
+        return await self._restarted(now)
+
+    async def _read(self) -> FleetImage:
+        """The inventory as it stands, once it was built."""
+        image = await self._inventory.read(self._fleet)
+        assert image is not None  # noqa: S101 - it was built here
+        return image
 
     def _is_before(self, placement: Placement, gen: int, number: int | None) -> bool:
         """Whether a record is from before a generation, or (`number`) no later than a cycle of it."""
@@ -164,8 +175,7 @@ class _Fleet:
 
     async def _restarted(self, now: FleetState | None) -> FleetState:
         """The state as a new owner reads it."""
-        image = await self._inventory.read(self._fleet)
-        assert image is not None  # noqa: S101 - it was built here
+        image = await self._read()
         fence = await self._inventory.take_fence(self._fleet)
         fresh = state.from_image(self._fleet, fence, image)
         return fresh if now is None else replace(fresh, now_ms=max(now.now_ms, fresh.now_ms), cycle=now.cycle)
@@ -177,13 +187,9 @@ class _Fleet:
 
     async def _renewed(self, now: FleetState, cycle: Cycle, cut: Mapping[str, int]) -> FleetState:
         """A new generation of the inventory as it stood: its server had started anew and had kept everything."""
-        image = await self._inventory.read(self._fleet)
-        assert image is not None  # noqa: S101 - it was built here
+        image = await self._read()
         ghosts = self._ghosts(image.instances, cut.get(self._actuations_at, 0))
-        fresh = rebuild.renewed(image, cycle.gen, ghosts)
-        fence = await self._inventory.take_fence(self._fleet)
-        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=image.gen, image=fresh))
-        return await self._restarted(now)
+        return await self._put(rebuild.renewed(image, cycle.gen, ghosts), image.gen, now)
 
     def _is_restated(self, cycle: Cycle) -> bool:
         """Whether a cycle's outputs are the assignments that a rebuild publishes again, with the inputs they had."""
@@ -227,12 +233,9 @@ class _Fleet:
                 names |= aliases.found(cycle.outputs[key].message, replayed)
         if not names:
             return now, outputs
-        image = await self._inventory.read(self._fleet)
-        assert image is not None  # noqa: S101 - it was built here
-        fence = await self._inventory.take_fence(self._fleet)
-        renamed = aliases.image(image, names)
-        await self._inventory.build(Build(fleet=self._fleet, fence=fence, old_gen=image.gen, image=renamed))
-        return await self._restarted(now), {key: aliases.placement(one, names) for key, one in outputs.items()}
+        image = await self._read()
+        renamed = await self._put(aliases.image(image, names), image.gen, now)
+        return renamed, {key: aliases.placement(one, names) for key, one in outputs.items()}
 
     def _events(self, since: Mapping[str, int], until: Mapping[str, int]) -> list[Event]:
         """Commands and acknowledgements between two cuts, in the order in which a batch is taken."""

@@ -63,8 +63,8 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     half: float | None
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy on one case. Gains are in points of utilisation over static peak at equal attainment; `setting` null is the default."""
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy to be scored on a case with a setting; null is the default."""
 
     case: str
     policy: str
@@ -72,6 +72,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     basis: Basis
     setting: float | None
     chosen_on: str
+
+
+class Row(Choice, frozen=True, kw_only=True):
+    """One policy on one case. Gains are in points of utilisation over static peak at equal attainment."""
+
     gpu_hours: Interval
     gpu_util: Interval
     gpu_util_static: Interval
@@ -94,17 +99,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
     frontier: list[Trial]
     scored: list[Trial]
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy to be scored on a case with a setting."""
-
-    case: str
-    policy: str
-    startup_s: float
-    basis: Basis
-    setting: float | None
-    chosen_on: str
 
 
 def compare(plan: Plan, bench: Bench) -> Outcome:
@@ -184,12 +178,7 @@ def row_of(choice: Choice, trials: Sequence[Trial], bounds: Sequence[Trial] | No
     """A policy's figures on a case over the seeds; `bounds` are the clairvoyant's runs of the same seeds."""
     bound = {one.seed: one.gpu_hours for one in bounds or ()}
     return Row(
-        case=choice.case,
-        policy=choice.policy,
-        startup_s=choice.startup_s,
-        basis=choice.basis,
-        setting=choice.setting,
-        chosen_on=choice.chosen_on,
+        **msgspec.structs.asdict(choice),
         gpu_hours=interval([one.gpu_hours for one in trials]),
         gpu_util=interval([one.gpu_util for one in trials]),
         gpu_util_static=interval([one.gpu_util_static for one in trials]),
